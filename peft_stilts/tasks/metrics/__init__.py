@@ -1,0 +1,1 @@
+"""Metrics as pure functions: predictions and golds in, scores from 0 to 100 out."""
