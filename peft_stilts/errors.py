@@ -35,7 +35,7 @@ class CheckpointError(StiltsError):
 
 
 class TrainingError(StiltsError):
-    """Training that cannot go on (NaN, collapse, a feature larger than memory); names the cause and the last checkpoint."""
+    """Training that cannot go on (NaN, collapse, a text larger than memory); names the cause and the checkpoint."""
 
 
 class Problems:

@@ -14,7 +14,7 @@ class Language:
     `code`: XTREME's two-letter code (ISO 639-1). `iso639_3`: the code in Tatoeba's file names (zh = cmn, ar = ara,
     fa = pes, sw = swh). `name`: English name; lower-cased it is TyDiQA's id prefix. `script`: ISO 15924.
     `family`: top-level family (branch for the large ones is not given). `uriel_code`: the code that carries the
-    data in URIEL (zh = zho, ar = ara, ms = msa, et = est). `cc100_gib`: GiB of this language in XLM-R's pretraining
+    data in URIEL (zh = zho, ar = ara, ms = msa, et = est, fa = fas, sw = swa). `cc100_gib`: GiB of this language in XLM-R's pretraining
     text (Conneau et al. 2020, appendix A, table 6; zh and my are sums of two rows; 0 = not in it), None when unknown.
     """
 
@@ -41,7 +41,7 @@ en eng English    Latn Indo-European  eng 300.8
 es spa Spanish    Latn Indo-European  spa 53.3
 et est Estonian   Latn Uralic         est 6.1
 eu eus Basque     Latn Isolate        eus 2.0
-fa pes Persian    Arab Indo-European  pes 111.6
+fa pes Persian    Arab Indo-European  fas 111.6
 fi fin Finnish    Latn Uralic         fin 54.3
 fr fra French     Latn Indo-European  fra 56.8
 he heb Hebrew     Hebr Afro-Asiatic   heb 31.6
@@ -61,7 +61,7 @@ my mya Burmese    Mymr Sino-Tibetan   mya 2.0
 nl nld Dutch      Latn Indo-European  nld 29.3
 pt por Portuguese Latn Indo-European  por 49.1
 ru rus Russian    Cyrl Indo-European  rus 278.0
-sw swh Swahili    Latn Niger-Congo    swh 1.6
+sw swh Swahili    Latn Niger-Congo    swa 1.6
 ta tam Tamil      Taml Dravidian      tam 12.2
 te tel Telugu     Telu Dravidian      tel 4.7
 th tha Thai       Thai Tai-Kadai      tha 71.7

@@ -16,6 +16,7 @@ import yaml
 
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.registry import unknown
+from peft_stilts.store import write_atomic
 
 METHODS = ("full", "lora")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -288,6 +289,26 @@ def read_recipe(name: str) -> Recipe:
                 with found.collect():
                     recipe.lora(stage, small)
     return recipe
+
+
+def copy_recipe(name: str, path: Path) -> None:
+    """Write recipe `name` with its protocol's settings filled in to the new file `path`, its comments kept on top.
+
+    Raises UsageError for an unknown recipe, another ending than .yaml, or a file that exists.
+    """
+    with Problems() as found:
+        if path.suffix not in (".yaml", ".yml"):
+            found.add(f"{str(path)!r} must end in .yaml, so that `recipe` knows it for a file")
+        if path.exists():
+            found.add(f"{path} exists and is not overwritten; choose another name")
+        with found.collect():
+            content = recipe_source(name)
+    content = {key: content[key] for key in RECIPE_KEYS if key in content and key != "name"}
+    text = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    body = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+    first = f"# Copied from the recipe {name!r}, with the settings of its protocol filled in.\n"
+    write_atomic(path, f"{first}{head}\n{body}")
 
 
 @dataclass(frozen=True)

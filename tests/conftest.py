@@ -1,8 +1,16 @@
-"""Fixtures for every test: where the optional reference data are."""
+"""Fixtures for every test: where the optional reference data are, and no network."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before any library reads them: no test may reach the network, nor open a window.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["MPLBACKEND"] = "Agg"
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peft_stilts.languages import Language
+from peft_stilts.errors import DataError
+from peft_stilts.languages import LANGUAGES, Language
+from peft_stilts.registry import unknown
 from peft_stilts.tasks.base import Split, Task
+from peft_stilts.tasks.check import check_rows, table_to_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+log = logging.getLogger(__name__)
+
+HUB_TIMEOUT = 10.0
+"""Seconds to wait for the hub to answer one question."""
+
+_FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Provider(Protocol):
@@ -23,8 +37,253 @@ class Provider(Protocol):
         """The language of a code; raises UsageError with the nearest codes."""
 
     def load(self, split: Split, limit: int | None = None) -> Dataset:
-        """The rows of `split`, checked, its row filter applied, then the first `limit`; raises DataError."""
+        """The rows of `split` after its row filter, the first `limit` of them; raises DataError. Not yet checked."""
 
     def identify(self, split: Split) -> dict[str, Any]:
         """What goes into a stage key: repo, config, split, revision, rows (the filter's name or None), and `digest`
         (SHA-256) where the rows lie in a local folder."""
+
+
+def load_checked(provider: Provider, form: str, split: Split, limit: int | None = None) -> Dataset:
+    """The rows of `split` from any provider, checked by `check_rows`: what everything above tasks/ should call."""
+    return check_rows(form, provider.load(split, limit), f"{split} ({provider.name})", split.labelled)
+
+
+def narrow(dataset: Dataset, split: Split, limit: int | None, where: str) -> Dataset:
+    """The rows that `split.rows` keeps, then the first `limit`; every provider ends its `load` with this.
+
+    Raises DataError when the filter's columns are missing or of another type, or when no row is left.
+    """
+    if split.rows is not None:
+        try:
+            dataset = split.rows.apply(dataset)
+        except (KeyError, AttributeError, TypeError) as error:
+            names = ", ".join(dataset.column_names)
+            raise DataError(f"{where}: cannot choose rows {split.rows.name!r} from columns {names}: {error}.") from error
+    if len(dataset) == 0:
+        raise DataError(f"{where} has no rows{f' left by {split.rows.name!r}' if split.rows else ''}.")
+    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
+def identity(split: Split, revision: str, **more: Any) -> dict[str, Any]:
+    """The dict that `identify` gives: what was asked for, and the revision that answered."""
+    rows = split.rows.name if split.rows else None
+    return {"repo": split.repo, "config": split.config, "split": split.split, "revision": revision, "rows": rows} | more
+
+
+class Hub:
+    """The Hugging Face hub, through datasets: `namespace/name` repositories without scripts, at a full commit.
+
+    A revision is resolved once in a process. When the hub cannot be reached, the newest commit in the local cache is
+    used and a warning says so; without one, DataError after seconds.
+    """
+
+    name = "hub"
+
+    def __init__(self) -> None:
+        self._commits: dict[tuple[str, str], str] = {}
+
+    def languages(self, task: Task) -> tuple[str, ...]:
+        """All languages of the task."""
+        return task.languages
+
+    def language(self, code: str) -> Language:
+        """One of XTREME's 40."""
+        return LANGUAGES[code]
+
+    def load(self, split: Split, limit: int | None = None) -> Dataset:
+        """See Provider. Raises DataError when the hub, the repository, the configuration or the split cannot be had."""
+        from datasets import load_dataset
+
+        commit = self.resolve(split)
+        where = f"{split} at {commit[:12]}"
+        try:
+            dataset = load_dataset(split.repo, split.config, split=split.split, revision=commit)
+        except Exception as error:  # datasets raises its own, httpx's, pyarrow's and builtin errors here
+            raise DataError(f"cannot load {where}: {_first_line(error)}. {_INSTEAD}") from error
+        paths = [Path(entry["filename"]).parts for entry in dataset.cache_files]
+        if not all(commit in parts for parts in paths):  # datasets serves any cached commit when the hub is away
+            raise DataError(f"cannot load {where}: only another version of it is in the cache. {_INSTEAD}")
+        return narrow(dataset, split, limit, where)
+
+    def identify(self, split: Split) -> dict[str, Any]:
+        """See Provider; `revision` is the full commit."""
+        return identity(split, self.resolve(split))
+
+    def resolve(self, split: Split) -> str:
+        """The full commit (40 hexadecimal digits) of the split's repository and revision; raises DataError."""
+        if _FULL_COMMIT.fullmatch(split.revision):
+            return split.revision
+        asked = (split.repo, split.revision)
+        if asked not in self._commits:
+            self._commits[asked] = self._ask(*asked)
+        return self._commits[asked]
+
+    def _ask(self, repo: str, revision: str) -> str:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            return HfApi().dataset_info(repo, revision=revision, timeout=HUB_TIMEOUT).sha
+        except Exception as error:  # which HTTP library's errors these are depends on huggingface_hub's version
+            reason = _first_line(error)
+            answer = getattr(getattr(error, "response", None), "status_code", 0)
+            if isinstance(error, HfHubHTTPError) and 400 <= answer < 500 and answer != 429:
+                raise DataError(f"the hub refuses {repo} at {revision!r}: {reason}. {_INSTEAD}") from error
+        commit = _cached_commit(repo)
+        if commit is None:
+            raise DataError(f"the hub cannot be reached for {repo} ({reason}) and the cache has no copy. {_INSTEAD}")
+        log.warning("the hub cannot be reached (%s): using the cached commit %s of %s.", reason, commit, repo)
+        return commit
+
+
+_INSTEAD = "A local copy can be used instead: --data_root DIR (tools/mirror.py builds one from original release files)."
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+def _cached_commit(repo: str) -> str | None:
+    """The commit of the newest copy of `repo` that datasets has prepared (CACHE/owner___name/config/version/commit)."""
+    from datasets import config
+    from datasets.naming import camelcase_to_snakecase
+
+    owner, name = repo.split("/")
+    copies = Path(config.HF_DATASETS_CACHE).glob(f"{owner}___{camelcase_to_snakecase(name)}/*/*/*/dataset_info.json")
+    commits = [copy for copy in copies if _FULL_COMMIT.fullmatch(copy.parent.name)]
+    return max(commits, key=lambda copy: copy.stat().st_mtime).parent.name if commits else None
+
+
+class LocalMirror:
+    """A folder laid out like the hub's repositories: ROOT/google/xtreme/README.md with `configs:`, and parquet files.
+
+    The parquet files that the README names are read as they are, so no cache can be stale and nothing is written.
+    """
+
+    name = "local"
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"the data folder {self.root} does not exist (--data_root).")
+
+    def languages(self, task: Task) -> tuple[str, ...]:
+        """Those languages of the task whose configuration and split the folder has; () when it has none."""
+        if task.test is None:
+            return task.languages
+        splits = {code: task.test(LANGUAGES[code]) for code in task.languages}
+        repos = {split.repo for split in splits.values()}
+        present = {repo: read_configs(self.root / repo) for repo in repos if (self.root / repo / "README.md").is_file()}
+        return tuple(
+            code
+            for code, split in splits.items()
+            if split.split in present.get(split.repo, {}).get(split.config or "default", {})
+        )
+
+    def language(self, code: str) -> Language:
+        """One of XTREME's 40."""
+        return LANGUAGES[code]
+
+    def load(self, split: Split, limit: int | None = None) -> Dataset:
+        """See Provider. Raises DataError naming the file that is missing, unreadable or unlike the others."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables = []
+        for path in self.files(split):
+            try:
+                tables.append(pq.ParquetFile(path).read().replace_schema_metadata(None))
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise DataError(f"{path} is no readable parquet file: {_first_line(error)}.") from error
+        where = f"{split} in {self.root / split.repo}"
+        try:
+            table = pa.concat_tables(tables)
+        except pa.ArrowException as error:
+            raise DataError(f"the files of {where} have different columns: {_first_line(error)}.") from error
+        return narrow(table_to_dataset(table), split, limit, where)
+
+    def identify(self, split: Split) -> dict[str, Any]:
+        """See Provider; `revision` is 'local', `digest` is over names and bytes of the files of this config and split."""
+        from peft_stilts.digest import sha256_folder
+
+        digest = sha256_folder(self.root / split.repo, self.files(split))
+        return identity(split, "local", digest=digest)
+
+    def files(self, split: Split) -> list[Path]:
+        """The parquet files of a split as its README names them, sorted within a pattern; raises DataError."""
+        folder = self.root / split.repo
+        if not folder.is_dir():
+            raise DataError(f"there is no {folder} to take {split} from: tools/mirror.py builds such a folder.")
+        configs = read_configs(folder)
+        config = split.config or "default"
+        if config not in configs:
+            raise DataError(f"{folder / 'README.md'}: {unknown('configuration', config, configs)}")
+        if split.split not in configs[config]:
+            raise DataError(f"{folder / 'README.md'}, {config}: {unknown('split', split.split, configs[config])}")
+        files = [path for pattern in configs[config][split.split] for path in _inside(folder, pattern)]
+        return list(dict.fromkeys(files))
+
+
+def read_front(readme: Path) -> tuple[dict[str, Any], str]:
+    """The YAML front matter of a README.md and the text after it; raises DataError."""
+    import yaml
+
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {readme}: {_first_line(error)}.") from error
+    parts = re.match(r"---\r?\n(.*?\r?\n)---[ \t]*(?:\r?\n|$)(.*)", text, re.DOTALL)
+    try:
+        front = yaml.safe_load(parts[1]) if parts else {}
+    except yaml.YAMLError as error:
+        raise DataError(f"{readme}: its YAML header cannot be read: {_first_line(error)}.") from error
+    if not isinstance(front, dict):
+        raise DataError(f"{readme}: its YAML header is no mapping.")
+    return front, parts[2] if parts else text
+
+
+def read_configs(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """{config: {split: file patterns}} from `configs:` in the README.md of `folder`; raises DataError."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        raise DataError(f"{readme} is missing; its YAML header must list `configs:` with `data_files:`.")
+    entries = read_front(readme)[0].get("configs")
+    try:
+        return {entry["config_name"]: _patterns(entry["data_files"]) for entry in entries}
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"{readme}: `configs:` must be a list of {{config_name, data_files: [{{split, path}}]}}."
+        ) from error
+
+
+def _patterns(data_files: Any) -> dict[str, list[str]]:
+    """`data_files:` in any of the hub's forms as {split: patterns}: a list of {split, path}, a mapping, or bare paths."""
+    if isinstance(data_files, str):
+        data_files = {"train": data_files}
+    if isinstance(data_files, Sequence):
+        if all(isinstance(entry, str) for entry in data_files):
+            data_files = {"train": list(data_files)}
+        else:
+            data_files = {entry["split"]: entry["path"] for entry in data_files}
+    found = {split: [paths] if isinstance(paths, str) else list(paths) for split, paths in data_files.items()}
+    if not all(isinstance(path, str) and path for paths in found.values() for path in paths):
+        raise ValueError("a path is no text")
+    return found
+
+
+def _inside(folder: Path, pattern: str) -> list[Path]:
+    """The files of `folder` that match; a pattern or link that leads out of the folder raises DataError."""
+    parts = Path(pattern).parts
+    if Path(pattern).is_absolute() or ".." in parts or "\\" in pattern or ":" in pattern or "\0" in pattern:
+        raise DataError(f"{folder / 'README.md'} names {pattern!r}, which is outside of its folder.")
+    found = sorted(path for path in folder.glob(pattern) if path.is_file() or path.is_symlink())
+    if not found:
+        raise DataError(f"{folder / 'README.md'} names {pattern!r}, but there is no such file in {folder}.")
+    for path in found:
+        within = path.relative_to(folder).parts
+        steps = [folder.joinpath(*within[: n + 1]) for n in range(len(within))]
+        if any(step.is_symlink() for step in steps) or not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path} is a link or outside of its folder; copy the file itself there.")
+    return found

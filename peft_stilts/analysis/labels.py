@@ -1,0 +1,80 @@
+"""Names for people: what a table or a picture says of its model, methods and metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from peft_stilts.results import CONTEXT
+
+MINIATURE = "miniature world - not XLM-R"
+METRIC = {"f1": "F1", "exact_match": "exact match", "accuracy": "accuracy"}
+
+
+def contexts(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    """(heading, rows) of everything that may stand in one table: scales, models and policies are never mixed.
+
+    The heading holds the scale and the model, and the other columns of CONTEXT where they tell headings apart.
+    """
+    varied = [column for column in CONTEXT[2:] if frame[column].nunique() > 1]
+    for values, rows in frame.groupby(CONTEXT, sort=False):
+        context = dict(zip(CONTEXT, values))
+        told = [MINIATURE] * (context["scale"] == "mini") + [f"scale {context['scale']}"]
+        # A path may be long, and its last part tells most.
+        told += [context["base_model"].rstrip("/").split("/")[-1]] * (context["base_model"] not in ("", "miniature"))
+        told += [f"{column.replace('_', ' ')} {context[column] or '-'}" for column in varied]
+        yield " · ".join(told), rows
+
+
+def targets(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    """(label, rows) of every target task, its metric and, where they vary, its variant and split."""
+    varied = [column for column in ("target_variant", "split") if varies(frame, "target", column)]
+    for values, rows in frame.groupby(["target", "metric", *varied], sort=False):
+        variant = " ".join(filter(None, values[2:]))
+        yield f"{values[0]}{' ' + variant if variant else ''} ({METRIC.get(values[1], values[1])})", rows
+
+
+def methods(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    """(label, rows) of every method; where its configuration varies, with the settings that differ: 'lora rank=8'."""
+    for method, rows in frame.groupby("method", sort=False):
+        configs = rows["method_config"].unique().tolist()
+        told = differing([_parsed(config) for config in configs])
+        for config, label in zip(configs, told):
+            yield f"{method} {label}".strip(), rows[rows["method_config"] == config]
+
+
+def intermediates(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    """(label, rows) of every intermediate setting, with its variant when it has one."""
+    for (name, variant), rows in frame.groupby(["intermediate", "intermediate_variant"], sort=False):
+        yield f"{name} {variant}".strip(), rows
+
+
+def languages(frame: pd.DataFrame, order: Sequence[str] | None = None) -> list[str]:
+    """The language codes of the rows: as in `order` (the rest after it), else English first and then as they come."""
+    present = [code for code in frame["language"].unique() if code != "avg"]
+    if order is None:
+        return sorted(present, key=lambda code: code != "en")
+    place = {code: index for index, code in enumerate(order)}
+    return sorted(present, key=lambda code: place.get(code, len(place)))
+
+
+def varies(frame: pd.DataFrame, within: str, column: str) -> bool:
+    """Whether `column` has more than one value for some value of `within`."""
+    return bool((frame.groupby(within)[column].nunique() > 1).any())
+
+
+def differing(configs: list[dict]) -> list[str]:
+    """For each of several settings the 'key=value' pairs in which they differ; '' when there is only one."""
+    keys = sorted({key for config in configs for key in config})
+    keys = [key for key in keys if len({json.dumps(config.get(key), sort_keys=True) for config in configs}) > 1]
+    return [" ".join(f"{key}={config[key]}" for key in keys if key in config) for config in configs]
+
+
+def _parsed(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {"config": text}
+    return value if isinstance(value, dict) else {"config": text}

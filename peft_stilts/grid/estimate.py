@@ -1,0 +1,189 @@
+"""What a stage will cost before it runs: features, tokens, memory and time, all of them estimates and labelled so."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import psutil
+import torch
+from transformers import XLMRobertaConfig
+
+from peft_stilts.errors import Problems
+from peft_stilts.evaluate.predict import FORMS
+from peft_stilts.grid.base import load_tokenizer
+from peft_stilts.grid.plan import Evaluate, Plan, Train
+from peft_stilts.spec import LoraSettings, TrainingSettings
+
+SAMPLE = 1000
+"""rows of a split that are tokenised for an estimate; a larger split is scaled up from them"""
+ACTIVATIONS = {"full": 37.0, "lora": 55.0}
+"""numbers kept for the backward pass per token, layer and unit of width (fitted with tools/bench.py on the CPU)"""
+EFFICIENCY = 0.5
+"""share of the measured matrix-product rate that a training step reaches (tools/bench.py)"""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`features` and `tokens` of one pass over the data (`exact` or scaled up from a sample); `memory` and `disk` in
+    bytes; `seconds` on this machine."""
+
+    features: int
+    tokens: int
+    exact: bool
+    memory: int
+    disk: int
+    seconds: float
+
+
+def encoder_parameters(config: XLMRobertaConfig) -> tuple[int, int]:
+    """Parameters of the embeddings and of all layers together (no pooler)."""
+    h, f = config.hidden_size, config.intermediate_size
+    embeddings = (config.vocab_size + config.max_position_embeddings + config.type_vocab_size + 2) * h
+    return embeddings, config.num_hidden_layers * (4 * (h * h + h) + 2 * h * f + f + h + 4 * h)
+
+
+def adapter_parameters(config: XLMRobertaConfig, lora: LoraSettings) -> int:
+    """Parameters of one adapter on the six linear maps of every layer."""
+    h, f = config.hidden_size, config.intermediate_size
+    return config.num_hidden_layers * lora.rank * (4 * 2 * h + 2 * (h + f))
+
+
+def training_memory(config: XLMRobertaConfig, settings: TrainingSettings, lora: LoraSettings | None, depth: int = 1,
+                    precision: str = "fp32") -> int:
+    """Bytes at the peak of a training step: float32 weights, for what is trained a gradient and two moments, and the
+    activations of one pack of `tokens_per_pack` tokens (halved under bf16 and fp16). `depth`: adapters in the stack."""
+    embeddings, layers = encoder_parameters(config)
+    trained = adapter_parameters(config, lora) if lora else embeddings + layers
+    held = embeddings + layers + (depth * adapter_parameters(config, lora) if lora else 0)
+    units = settings.tokens_per_pack * config.num_hidden_layers * config.hidden_size
+    activations = units * ACTIVATIONS["lora" if lora else "full"] * (4 if precision == "fp32" else 2)
+    return int(4 * held + 12 * trained + activations) + runtime_memory()
+
+
+def runtime_memory() -> int:
+    """Bytes that Python and the libraries hold already."""
+    return psutil.Process().memory_info().rss
+
+
+def artefact_bytes(config: XLMRobertaConfig, lora: LoraSettings | None) -> int:
+    """Bytes of a finished training stage."""
+    return 4 * (adapter_parameters(config, lora) if lora else sum(encoder_parameters(config)))
+
+
+def available_memory() -> int:
+    """Bytes this machine can give: the CUDA device's memory, else the RAM that is free now."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return psutil.virtual_memory().available
+
+
+@cache
+def product_rate(width: int, inner: int, tokens: int, precision: str) -> float:
+    """Floating-point operations a second of (tokens, width) @ (width, inner) on this machine, measured now (~0.2 s)."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    a = torch.randn(tokens, width, device=device, dtype=dtype)
+    b = torch.randn(width, inner, device=device, dtype=dtype)
+    count, begin = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - begin) < 0.2 or count < 2:
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        count += 1
+    return 2 * tokens * width * inner * count / seconds
+
+
+def training_seconds(config: XLMRobertaConfig, tokens: float, lora: LoraSettings | None, settings: TrainingSettings,
+                     precision: str) -> float:
+    """Seconds to train on `tokens`: 6 operations a parameter and token in full, 4 with frozen weights."""
+    return tokens * (4 if lora else 6) * encoder_parameters(config)[1] / _speed(config, settings, precision)
+
+
+def _speed(config: XLMRobertaConfig, settings: TrainingSettings, precision: str) -> float:
+    tokens = min(settings.tokens_per_pack, 4096)
+    return EFFICIENCY * product_rate(config.hidden_size, config.intermediate_size, tokens, precision)
+
+
+class Estimator:
+    """Costs of the stages of one plan; rows are tokenised once however many stages use them."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.config = plan, plan.base.config
+        self.tokenizer = load_tokenizer(plan.base)
+        self._counted: dict = {}
+
+    def cost(self, stage: Train | Evaluate) -> Cost:
+        """The estimate for one stage."""
+        if stage.kind == "train":
+            features, tokens, exact = self.count(stage, stage.task.train)
+            memory = training_memory(self.config, stage.settings, stage.lora, len(stage.path), self.plan.precision)
+            seconds = training_seconds(self.config, tokens * stage.settings.epochs, stage.lora, stage.settings,
+                                       self.plan.precision)
+            return Cost(features, tokens, exact, memory, artefact_bytes(self.config, stage.lora), seconds)
+        counts = [self.count(stage, stage.task.test(self.plan.provider.language(code))) for code in stage.languages]
+        features, tokens = (sum(count[place] for count in counts) for place in (0, 1))
+        embeddings, layers = encoder_parameters(self.config)
+        width = 8 * self.config.hidden_size + 2 * self.config.intermediate_size
+        memory = 4 * (embeddings + layers + stage.settings.tokens_per_pack * width) + runtime_memory()
+        seconds = 2 * tokens * layers / _speed(self.config, stage.settings, self.plan.precision)
+        return Cost(features, tokens, all(count[2] for count in counts), memory, 100 * features, seconds)
+
+    def count(self, stage: Train | Evaluate, split) -> tuple[int, int, bool]:
+        """Features and tokens of a split as this stage reads it, and whether they were counted or scaled up."""
+        settings = stage.settings
+        key = (split, stage.limit, settings.max_length, settings.doc_stride, settings.max_query_length)
+        if key not in self._counted:
+            rows = self.plan.data.rows(split, stage.limit)
+            size = len(rows)
+            chosen = np.linspace(0, size - 1, min(size, SAMPLE)).astype(int)
+            lengths = FORMS[stage.task.form].encode(rows.select(chosen), self.tokenizer, settings).lengths
+            scale = size / len(chosen)
+            self._counted[key] = (round(len(lengths) * scale), round(lengths.sum() * scale), scale == 1)
+        return self._counted[key]
+
+
+def check_machine(plan: Plan, estimator: Estimator, todo: list[Train | Evaluate], found: Problems) -> None:
+    """Note a stage too large for the memory (and what would fit), and artefacts too large for the disk."""
+    if not todo:
+        return
+    free = available_memory()
+    costs = {stage.key: estimator.cost(stage) for stage in todo}
+    worst = max(todo, key=lambda stage: costs[stage.key].memory)
+    needed = costs[worst.key].memory
+    if needed > free:
+        found.add(f"`{worst.label}` needs about {needed / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free. "
+                  f"{_what_fits(plan, worst, free)}")
+    runs = plan.request.runs
+    place = next(folder for folder in (runs.resolve(), *runs.resolve().parents) if folder.is_dir())
+    disk = psutil.disk_usage(str(place)).free
+    trained = [stage for stage in todo if stage.kind == "train"]
+    kept = sum(costs[stage.key].disk for stage in todo
+               if stage.kind == "evaluate" or stage.role == "intermediate" or plan.request.keep)
+    # While one stage trains: its artefact, the best weights, and two checkpoints of weights and two moments.
+    working = max((8 * costs[stage.key].disk for stage in trained), default=0)
+    if kept + working > disk:
+        found.add(f"the run needs about {(kept + working) / GIB:.1f} GiB of disk at {place} and {disk / GIB:.1f} GiB "
+                  "are free; give another folder with --runs, fewer --seeds, or --method lora")
+
+
+def _what_fits(plan: Plan, stage: Train | Evaluate, free: int) -> str:
+    """What would fit instead, in words."""
+    if stage.kind == "evaluate":
+        return "A smaller --scale would fit."
+    config, settings, fitting = plan.base.config, stage.settings, []
+    for tokens in (2048, 1024, settings.max_length):
+        smaller = type(settings)(**{**vars(settings), "tokens_per_pack": tokens})
+        if tokens < settings.tokens_per_pack and training_memory(config, smaller, stage.lora) <= free:
+            fitting.append(f"tokens_per_pack: {tokens} in a copied recipe")
+            break
+    if stage.lora is None and training_memory(config, settings, LoraSettings()) <= free:
+        fitting.append("--method lora")
+    base = XLMRobertaConfig(vocab_size=250002, hidden_size=768, num_hidden_layers=12, intermediate_size=3072,
+                            max_position_embeddings=514, type_vocab_size=1)
+    if config.hidden_size > 768 and training_memory(base, settings, stage.lora) <= free:
+        fitting.append("--scale base")
+    return f"What would fit here: {', '.join([*fitting, '--scale mini'])}."

@@ -1,0 +1,99 @@
+"""What a person sees of a plan and of its results: the tree of stages, the opening lines, the closing table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.tree import Tree
+
+from peft_stilts import results
+from peft_stilts.analysis import figure, table
+from peft_stilts.errors import Problems
+from peft_stilts.grid.estimate import GIB, Cost, Estimator, check_machine
+from peft_stilts.grid.plan import Evaluate, Plan, Train
+from peft_stilts.progress import clock
+from peft_stilts.store import Store
+
+FIGURE = "gains.png"
+
+
+def todo(plan: Plan, store: Store) -> list[Train | Evaluate]:
+    """The stages that have to be made: unfinished evaluations, and the models below them that are not there."""
+    needed: dict[str, Train | Evaluate] = {}
+    for cell in plan.cells:
+        if store.finished(cell.stage.key):
+            continue
+        needed[cell.stage.key] = cell.stage
+        below = cell.stage.parent
+        while below is not None and (not store.finished(below.key) or store.dropped(below.key)):
+            needed[below.key] = below
+            below = below.parent
+    return list(needed.values())
+
+
+def heading(plan: Plan) -> str:
+    """Which model, data and precision, in one line."""
+    kind = " (miniature world: not XLM-R)" if plan.base.miniature else ""
+    return (f"scale {plan.base.scale}{kind}: {plan.base.id} at {plan.base.revision[:12]}, data: {plan.provider.name}, "
+            f"precision {plan.precision}")
+
+
+def begin(plan: Plan) -> None:
+    """Check that the machine can do the plan, and say what will be done. Raises UsageError when it cannot."""
+    store = Store(plan.request.runs)
+    needed = todo(plan, store)
+    with Problems() as found:
+        check_machine(plan, Estimator(plan), needed, found)
+    cached = len(plan.stages) - len(needed)
+    print(heading(plan))
+    print(f"{len(plan.stages)} stages, {cached} of them done before, in {plan.request.runs}", flush=True)
+
+
+def show_plan(plan: Plan) -> None:
+    """Print the stages as a tree with what is cached and what each would cost."""
+    console, store, estimator = Console(highlight=False), Store(plan.request.runs), Estimator(plan)
+    needed = {stage.key for stage in todo(plan, store)}
+    root = Tree(heading(plan), highlight=False)
+    branches: dict[str | None, Tree] = {None: root}
+    total, largest = 0.0, 0
+    for key, stage in plan.stages.items():
+        cost = estimator.cost(stage)
+        state = "to do" if key in needed else "scored, weights dropped" if store.dropped(key) else "cached"
+        if key in needed:
+            total, largest = total + cost.seconds, max(largest, cost.memory)
+        label = stage.label if stage.kind == "train" else f"score {stage.task.name}: {', '.join(stage.languages)}"
+        parent = branches[stage.parent.key if stage.parent else None]
+        branches[key] = parent.add(f"[bold]{state}:[/bold] {label}\n[dim]{_told(cost)}; {key}[/dim]", highlight=False)
+    console.print(root)
+    print(f"to do: {len(needed)} of {len(plan.stages)} stages, about {clock(total)} on this machine, "
+          f"at most {largest / GIB:.1f} GiB of memory (estimates)")
+    problems = Problems()
+    check_machine(plan, estimator, [plan.stages[key] for key in plan.stages if key in needed], problems)
+    for message in problems.messages:
+        print(f"warning: {message}")
+
+
+def _told(cost: Cost) -> str:
+    about = "" if cost.exact else "about "
+    return (f"{about}{cost.features:,} features, {cost.tokens:,} tokens; estimates: {cost.memory / GIB:.1f} GiB, "
+            f"{clock(cost.seconds)}")
+
+
+def finish(plan: Plan) -> None:
+    """Print the table of this plan's scores, draw the gains of the whole folder, and say where everything is."""
+    folder = plan.request.runs
+    keys = {cell.stage.key for cell in plan.cells}
+    recipes = {cell.labels["recipe"] for cell in plan.cells}
+    frame = results.read(folder)
+    mine = frame[frame["stage_key"].isin(keys) & frame["recipe"].isin(recipes)]
+    order = list(dict.fromkeys(code for cell in plan.cells for code in cell.stage.languages))
+    table.show(mine, Console(highlight=False), order)
+    drawn = figure.write(frame, folder / FIGURE, order)
+    print(f"scores: {folder / 'results.csv'}, costs: {folder / 'stages.csv'}"
+          + (f", picture: {folder / FIGURE}" if drawn else ""))
+
+
+def show_results(folders: list[Path]) -> None:
+    """Print the table of one or several result folders, joined."""
+    table.show(results.read(folders), Console(highlight=False))

@@ -1,0 +1,1 @@
+"""One file per kernel beside its specification in plain torch."""

@@ -1,0 +1,75 @@
+"""Prints the miniature world for a person: its languages, some sentences word by word, and one question in three of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peft_stilts.miniature.dice import Dice
+from peft_stilts.miniature.generators import SQUAD, TRAIN, quizzes, sentences
+from peft_stilts.miniature.grammar import Sentence, Word, fact, speaker
+from peft_stilts.miniature.lexicon import suffixes
+from peft_stilts.miniature.world import TONGUES, WORLD_VERSION, Tongue, distance
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+SENTENCES_IN = ("en", "qa", "qd", "qe", "qf", "qi")
+QUESTION_IN = ("en", "qb", "qh")
+
+
+def languages_table() -> Table:
+    """The ten languages, a row each: every parameter and the distance that follows from them."""
+    from rich.table import Table
+
+    table = Table(title=f"The miniature world, version {WORLD_VERSION}")
+    for header in ("code", "language", "order", "adposition", "adjective", "cases", "loans", "cognates", "script"):
+        table.add_column(header, overflow="fold")
+    for header in ("names", "text", "distance"):
+        table.add_column(header, justify="right")
+    for tongue in TONGUES.values():
+        table.add_row(*_cells(tongue))
+    return table
+
+
+def _cells(tongue: Tongue) -> list[str]:
+    cases = " ".join("-" + ending for ending in suffixes(tongue.code).values()) or "none"
+    return [tongue.code, tongue.name, tongue.order, tongue.adposition, tongue.adjective, cases, f"{tongue.loans:.0%}",
+            f"{tongue.cognates:.0%}", tongue.script, f"{tongue.names:.0%}", f"{tongue.text:.0%}", f"{distance(tongue):.2f}"]  # fmt: skip
+
+
+def gloss(word: Word) -> str:
+    """What a word means: its concept, or itself for digits and English helpers."""
+    return word.concept or word.text
+
+
+def interlinear(sentence: Sentence, title: str) -> Table:
+    """A sentence as two lines, the glosses under the words."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_row(f"[bold]{title}[/bold]", *(f"[cyan]{word.text}[/cyan]" for word in sentence.words))
+    table.add_row("", *(f"[dim]{gloss(word)}[/dim]" for word in sentence.words))
+    return table
+
+
+def show() -> Group:
+    """Everything `python -m peft_stilts miniature show` prints, as one rich renderable."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[object] = [languages_table()]
+    clauses = [*sentences("show", TRAIN, 2), fact(Dice("show"))]
+    for clause in clauses:
+        parts.append(Text())
+        parts += [interlinear(speaker(code).say(clause), code) for code in SENTENCES_IN]
+    quiz = quizzes("show", SQUAD, TRAIN, 1)[0][0]
+    for code in QUESTION_IN:
+        row = quiz.row(code, "", "")
+        parts += [
+            Text(f"\n{TONGUES[code].name} ({code})", style="bold"),
+            Text(f"  text      {row['context']}"),
+            Text(f"  question  {row['question']}"),
+            Text(f"  answer    {row['answers']['text'][0]}  (at character {row['answers']['answer_start'][0]})"),
+        ]
+    return Group(*parts)

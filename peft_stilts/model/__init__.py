@@ -1,0 +1,1 @@
+"""Encoders, heads, stacks of adapters, and their files."""

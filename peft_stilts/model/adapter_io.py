@@ -1,0 +1,193 @@
+"""Encoders, adapters and heads on disk: safetensors and JSON only, read strictly."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedTokenizerBase, XLMRobertaConfig
+
+from peft_stilts.digest import sha256_file
+from peft_stilts.errors import CheckpointError
+from peft_stilts.model.encoder import WEIGHTS
+from peft_stilts.model.heads import Head, new_head
+
+ADAPTER, ADAPTER_CONFIG, IDENTITY = "adapter_model.safetensors", "adapter_config.json", "identity.json"
+HEAD, HEAD_CONFIG = "head.safetensors", "head.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as read from a folder: PEFT's configuration, tensors by PEFT's names, and where it belongs."""
+
+    folder: Path
+    config: LoraConfig
+    tensors: dict[str, torch.Tensor]
+    task: str
+    base: dict[str, str]
+    parents: list[dict[str, str]]
+    sha256: str
+
+
+def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """PEFT's file name of each tensor of adapter `name` -> the parameter in the PeftModel `model`."""
+    part = f".{name}."
+    return {key.replace(part, "."): value for key, value in model.named_parameters() if part in key}
+
+
+def save_encoder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, str]:
+    """Write encoder and tokenizer as a hub-like folder; returns the identity it will have when loaded from there."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"id": str(folder), "revision": "local", "sha256": sha256_file(Path(folder) / WEIGHTS)}
+
+
+def save_adapter(
+    folder: Path, config: LoraConfig, parameters: dict[str, nn.Parameter], task: str, base: dict, parents: list[dict]
+) -> str:
+    """Write an adapter in PEFT's format, with identity.json beside it; returns its sha256.
+
+    `parameters` as `adapter_parameters` gives them. identity.json: `task`, `base` (the encoder's identity), `parents`
+    (the frozen adapters below: `name`, `task`, `sha256`, lowest first) and `sha256` of adapter_model.safetensors.
+    Stock PeftModel.from_pretrained reads the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_plain(parameters), folder / ADAPTER, metadata={"format": "pt"})
+    copied = copy.deepcopy(config)
+    copied.inference_mode = True  # as PEFT's own save_pretrained writes it
+    copied.save_pretrained(folder)
+    checksum = sha256_file(folder / ADAPTER)
+    _write_json(folder / IDENTITY, {"task": task, "base": base, "parents": parents, "sha256": checksum})
+    return checksum
+
+
+def read_adapter(folder: Path, base: dict[str, str]) -> Adapter:
+    """Read an adapter for the encoder with identity `base`.
+
+    Raises CheckpointError when a file is missing or damaged, the checksum differs, or the adapter was trained on
+    other weights.
+    """
+    identity = _read_json(folder / IDENTITY, {"task": str, "base": dict, "parents": list, "sha256": str})
+    if identity["base"].get("sha256") != base["sha256"]:
+        raise CheckpointError(
+            f"{folder} was trained on {_named(identity['base'])}; the encoder here is {_named(base)}. "
+            "An adapter works only on the weights it was trained on."
+        )
+    tensors = _read_tensors(folder / ADAPTER, identity["sha256"])
+    values = _read_json(folder / ADAPTER_CONFIG, {"peft_type": str})
+    if values["peft_type"] != "LORA":
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG} is of PEFT type {values['peft_type']!r}; only 'LORA' is read.")
+    return Adapter(
+        folder=folder,
+        config=LoraConfig.from_pretrained(str(folder)),
+        tensors=tensors,
+        task=identity["task"],
+        base=identity["base"],
+        parents=identity["parents"],
+        sha256=identity["sha256"],
+    )
+
+
+def fill_adapter(model: nn.Module, name: str, adapter: Adapter) -> None:
+    """Copy `adapter`'s tensors into the adapter `name` of the PeftModel; CheckpointError unless all of them fit."""
+    _fill(adapter_parameters(model, name), adapter.tensors, adapter.folder / ADAPTER)
+
+
+def save_head(head: Head, folder: Path, task: str) -> str:
+    """Write head.safetensors (a tied decoder is left to the encoder) and head.json; returns the file's sha256."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_plain(_own(head)), folder / HEAD, metadata={"format": "pt"})
+    checksum = sha256_file(folder / HEAD)
+    told = {"task": task, "form": head.form, "num_labels": head.num_labels, "sha256": checksum}
+    _write_json(folder / HEAD_CONFIG, told)
+    return checksum
+
+
+def load_head(folder: Path, config: XLMRobertaConfig, task: str, form: str) -> Head:
+    """Read the head of `task` for an encoder of this `config`; CheckpointError when it is another one's.
+
+    A masked-language head still has to be tied to its encoder (`tie`).
+    """
+    folder = Path(folder)
+    told = _read_json(folder / HEAD_CONFIG, {"task": str, "form": str, "num_labels": int, "sha256": str})
+    if (told["task"], told["form"]) != (task, form):
+        raise CheckpointError(
+            f"{folder} holds the {told['form']} head of {told['task']!r}; asked for was the {form} head of {task!r}."
+        )
+    tensors = _read_tensors(folder / HEAD, told["sha256"])
+    head = new_head(form, config, told["num_labels"], seed=0)
+    _fill(_own(head), tensors, folder / HEAD)
+    return head
+
+
+def _own(head: Head) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in head.named_parameters() if name != "lm_head.decoder.weight"}
+
+
+def _plain(parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
+
+
+def _named(identity: dict[str, Any]) -> str:
+    return f"{identity.get('id')} at {identity.get('revision')} (sha256 {str(identity.get('sha256'))[:12]}…)"
+
+
+@torch.no_grad()
+def _fill(parameters: dict[str, nn.Parameter], tensors: dict[str, torch.Tensor], path: Path) -> None:
+    wrong = {
+        "missing": sorted(parameters.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - parameters.keys()),
+        "misshapen": [
+            f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
+            for name, value in parameters.items()
+            if name in tensors and tensors[name].shape != value.shape
+        ],
+        "not finite": [name for name, value in tensors.items() if not torch.isfinite(value).all()],
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{what}: {', '.join(names[:5])} ({len(names)})" for what, names in wrong.items() if names)
+        raise CheckpointError(f"{path} does not fit the model here. {told}")
+    for name, value in parameters.items():
+        value.copy_(tensors[name])
+
+
+def _read_tensors(path: Path, checksum: str) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file whose SHA-256 is `checksum`."""
+    if not path.is_file():
+        pickled = sorted(other.name for pattern in ("*.bin", "*.pt") for other in path.parent.glob(pattern))
+        refused = f" ({', '.join(pickled)} is not read: pickled files can run code)" if pickled else ""
+        raise CheckpointError(f"{path.parent} has no {path.name}{refused}.")
+    found = sha256_file(path)
+    if found != checksum:
+        raise CheckpointError(f"{path} is damaged: its sha256 is {found}, recorded was {checksum}.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _read_json(path: Path, fields: dict[str, type]) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}: it was not written by peft_stilts.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    for name, kind in fields.items():
+        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
+            raise CheckpointError(f"{path} lacks {name!r} ({kind.__name__}).")
+    return values
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,166 @@
+"""XLM-R encoders from the hub or a folder, loaded strictly, and run on packs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, XLMRobertaConfig, XLMRobertaModel
+from transformers.utils import logging as transformers_logging
+
+from peft_stilts.data.pack import Pack
+from peft_stilts.digest import key_of, sha256_file
+from peft_stilts.errors import CheckpointError
+from peft_stilts.kernels.attention import PACKED
+
+WEIGHTS = "model.safetensors"
+HEAD_PREFIXES = ("pooler.", "lm_head.", "classifier.", "qa_outputs.", "embeddings.position_ids")
+"""Tensors that a folder may hold beyond the encoder's own: heads, the pooler, and old releases' position numbers."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An XLM-R encoder without pooler, its tokenizer, and which weights these are.
+
+    `identity`: `id` (hub id or folder), `revision` (commit, or 'local'), `sha256` of model.safetensors.
+    """
+
+    model: XLMRobertaModel
+    tokenizer: PreTrainedTokenizerBase | None
+    identity: dict[str, str]
+
+    @property
+    def config(self) -> XLMRobertaConfig:
+        return self.model.config
+
+
+def encode_pack(model: torch.nn.Module, pack: Pack, layer: int | None = None) -> torch.Tensor:
+    """The states (T, H) of a pack: the last layer's, or `hidden_states[layer]` (0: the embeddings' output).
+
+    `model`: an XLMRobertaModel made here, or its PEFT wrapper; `pack` lies on the model's device.
+    """
+    output = model(
+        input_ids=pack.input_ids[None],
+        position_ids=pack.position_ids[None],
+        cu_seqlens=pack.cu_seqlens,
+        max_seqlen=pack.max_seqlen,
+        output_hidden_states=layer is not None,
+    )
+    return output.last_hidden_state[0] if layer is None else output.hidden_states[layer][0]
+
+
+def load_encoder(source: str | Path, revision: str | None = None) -> Encoder:
+    """Load an encoder with float32 weights and its tokenizer.
+
+    `source`: a folder laid out like a hub repository, or a hub id at `revision` (a branch, or a full commit). The
+    weights may be those of XLMRobertaModel, XLMRobertaForMaskedLM or another head's model; only model.safetensors is
+    read. Raises CheckpointError when something is missing, is no XLM-R, or a tensor is missing, unexpected, misshapen
+    or not finite.
+    """
+    paths = {name: _file(source, name, revision) for name in ("config.json", WEIGHTS)}
+    config = _read_config(source, paths["config.json"])
+    model = _load_weights(source, config, paths[WEIGHTS].parent)
+    local = Path(source).is_dir()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **({} if local else {"revision": revision}))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source}: the tokenizer cannot be read ({_first_line(error)}).") from error
+    if len(tokenizer) > config.vocab_size or tokenizer.pad_token_id != config.pad_token_id:
+        raise CheckpointError(
+            f"{source}: the tokenizer has {len(tokenizer)} words and padding id {tokenizer.pad_token_id}, "
+            f"the model {config.vocab_size} and {config.pad_token_id}: they do not belong together."
+        )
+    # The hub's cache keeps a file under snapshots/<commit>/.
+    found = (revision or "local") if local else paths[WEIGHTS].parent.name
+    identity = {"id": str(source), "revision": found, "sha256": sha256_file(paths[WEIGHTS])}
+    return Encoder(model, tokenizer, identity)
+
+
+def random_encoder(config: XLMRobertaConfig, seed: int, tokenizer: PreTrainedTokenizerBase | None = None) -> Encoder:
+    """An encoder of this shape with fresh weights from `seed`: the control for pretrained ones.
+
+    `config` is copied; the caller's random state is left as it was. The identity's sha256 is that of the recipe for
+    these weights (config and seed).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = XLMRobertaModel._from_config(
+            copy.deepcopy(config), add_pooling_layer=False, attn_implementation=PACKED, dtype=torch.float32
+        )
+    made_of = {key: value for key, value in config.to_dict().items() if isinstance(value, int | float | str | None)}
+    identity = {"id": "random", "revision": f"seed-{seed}", "sha256": key_of([made_of, seed])}
+    return Encoder(model, tokenizer, identity)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _file(source: str | Path, name: str, revision: str | None) -> Path:
+    """The path of one file of a folder or (downloaded) of a hub repository."""
+    folder = Path(source)
+    if folder.is_dir():
+        if (folder / name).is_file():
+            return folder / name
+        pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
+        refused = f" ({', '.join(pickled)} is not read: pickled files can run code)" if pickled else ""
+        raise CheckpointError(f"{folder} has no {name}{refused}. Give a folder with config.json and {WEIGHTS}.")
+    try:
+        return Path(hf_hub_download(str(source), name, revision=revision))
+    except Exception as error:  # huggingface_hub raises many kinds: no such repository, file, revision, network, cache
+        raise CheckpointError(
+            f"{source} is not a folder here, and {name} cannot be had from the hub: {_first_line(error)}"
+        ) from error
+
+
+def _read_config(source: str | Path, path: Path) -> XLMRobertaConfig:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind != "xlm-roberta":
+        raise CheckpointError(
+            f"{source} is a model of type {kind!r}; only 'xlm-roberta' is accepted "
+            "(FacebookAI/xlm-roberta-base, FacebookAI/xlm-roberta-large, or a folder with such a model)."
+        )
+    return XLMRobertaConfig.from_dict(values)
+
+
+def _load_weights(source: str | Path, config: XLMRobertaConfig, folder: Path) -> XLMRobertaModel:
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)  # its load report; what matters of it is raised below
+    try:
+        model, report = XLMRobertaModel.from_pretrained(
+            folder,
+            config=config,
+            add_pooling_layer=False,
+            attn_implementation=PACKED,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except Exception as error:  # a truncated file raises safetensors' own errors, a bad value torch's
+        raise CheckpointError(f"{source}: {WEIGHTS} cannot be read: {_first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(before)
+    unexpected = [name for name in report["unexpected_keys"] if not name.removeprefix("roberta.").startswith(HEAD_PREFIXES)]
+    wrong = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(unexpected),
+        "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
+        "not finite": [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()],
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{what}: {', '.join(names[:5])} ({len(names)})" for what, names in wrong.items() if names)
+        raise CheckpointError(
+            f"{source}: the tensors are not those of an XLM-R with {config.num_hidden_layers} layers of width "
+            f"{config.hidden_size} and {config.vocab_size} words. {told}"
+        )
+    return model.train(False)

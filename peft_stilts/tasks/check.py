@@ -1,0 +1,144 @@
+"""Checks that rows mean what their columns say, before anything is trained or scored on them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from peft_stilts.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "span": ("id", "context", "question"),
+    "retrieval": ("source_sentence", "target_sentence", "source_lang", "target_lang"),
+}
+"""The text columns of each form; span rows have `answers` {text: list of str, answer_start: list of int} besides."""
+
+log = logging.getLogger(__name__)
+
+
+def check_rows(form: str, dataset: Dataset, where: str, labelled: bool = True) -> Dataset:
+    """`dataset` with its columns, types and contents checked for a `form` of TASKS; `where` names it in messages.
+
+    Span rows: ids are unique; context, question and answers are not blank; text and answer_start are of one length, at
+    least one; the context holds each answer. An answer that stands elsewhere than answer_start says (or with other white
+    space) is moved to its nearest place, and the number of such answers is logged; then a corrected copy is returned.
+    Retrieval rows: no sentence is blank. Raises DataError naming `where`, the columns and the first rows at fault.
+    """
+    table = dataset.with_format("arrow")[:]
+    if table.num_rows == 0:
+        raise DataError(f"{where} has no rows. Fetch or build it again.")
+    for column in COLUMNS[form]:
+        _check_text(table, column, where)
+    if form == "retrieval":
+        for column in ("source_sentence", "target_sentence"):
+            _refuse_blank(table, column, where)
+        return dataset
+    _check_ids(table, where)
+    for column in ("context", "question"):
+        _refuse_blank(table, column, where)
+    if not labelled:
+        return dataset
+    _check_answer_type(table, where)
+    answers = table["answers"].to_pylist()
+    moved = _place_answers(table["id"].to_pylist(), table["context"].to_pylist(), answers, where)
+    if not moved:
+        return dataset
+    log.warning("%s: %d answers stand elsewhere than answer_start says; moved to their nearest place.", where, moved)
+    return _with_answers(table, answers)
+
+
+def table_to_dataset(table: pa.Table) -> Dataset:
+    """An in-memory Dataset over `table`; column types are the table's own, no cache file is read or written."""
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    return Dataset(InMemoryTable(table.replace_schema_metadata(None)))
+
+
+def _with_answers(table: pa.Table, answers: list[dict]) -> Dataset:
+    place = table.schema.get_field_index("answers")
+    column = pa.array(answers, type=table.schema.field("answers").type)
+    return table_to_dataset(table.set_column(place, "answers", column))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _check_text(table: pa.Table, column: str, where: str) -> None:
+    if column not in table.column_names:
+        raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(table.column_names)}.")
+    kind = table.schema.field(column).type
+    if not _is_text(kind):
+        raise DataError(f"{where}: column {column!r} holds {kind}, not text.")
+    if table[column].null_count:
+        raise DataError(f"{where}: column {column!r} has {table[column].null_count} missing values.")
+
+
+def _refuse_blank(table: pa.Table, column: str, where: str) -> None:
+    blank = [row for row, text in enumerate(table[column].to_pylist()) if not text or text.isspace()]
+    if blank:
+        names = [repr(table["id"][row].as_py()) for row in blank[:3]] if "id" in table.column_names else blank[:3]
+        raise DataError(f"{where}: column {column!r} is blank in {len(blank)} rows, first {_listed(names)}.")
+
+
+def _check_ids(table: pa.Table, where: str) -> None:
+    seen: set[str] = set()
+    twice = [key for key in table["id"].to_pylist() if key in seen or seen.add(key)]
+    if twice:
+        raise DataError(f"{where}: {len(twice)} ids occur more than once, first {_listed(map(repr, twice[:3]))}.")
+
+
+def _check_answer_type(table: pa.Table, where: str) -> None:
+    wanted = "{text: list of text, answer_start: list of integers}"
+    if "answers" not in table.column_names:
+        raise DataError(f"{where} has no column 'answers' of {wanted}; its columns are {', '.join(table.column_names)}.")
+    kind = table.schema.field("answers").type
+    fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+    lists = all(name in fields and hasattr(fields[name], "value_type") for name in ("text", "answer_start"))
+    if not (
+        lists
+        and _is_text(fields["text"].value_type)
+        and pa.types.is_integer(fields["answer_start"].value_type)
+    ):
+        raise DataError(f"{where}: column 'answers' holds {kind}, not {wanted}.")
+
+
+def _place_answers(ids: list[str], contexts: list[str], answers: list[dict], where: str) -> int:
+    """Moves answers that are not at their answer_start, in place; the number moved."""
+    moved = 0
+    for key, context, answer in zip(ids, contexts, answers, strict=True):
+        texts, starts = (answer or {}).get("text"), (answer or {}).get("answer_start")
+        if not texts or not starts or len(texts) != len(starts):
+            raise DataError(
+                f"{where}: question {key!r} has {len(texts or [])} answer texts and {len(starts or [])} answer_start; "
+                "both lists must have the same length, at least 1."
+            )
+        for which, (text, start) in enumerate(zip(texts, starts, strict=True)):
+            if text and start is not None and start >= 0 and context.startswith(text, start) and not text.isspace():
+                continue
+            texts[which], starts[which] = _nearest(context, text, start, f"{where}: question {key!r}")
+            moved += 1
+    return moved
+
+
+def _nearest(context: str, text: str | None, start: int | None, where: str) -> tuple[str, int]:
+    """The occurrence of `text` in `context`, white space of any kind being equal, nearest to `start`."""
+    words = (text or "").split()
+    if not words:
+        raise DataError(f"{where} has a blank answer.")
+    found = [match.span() for match in re.finditer(r"\s+".join(map(re.escape, words)), context)]
+    if not found:
+        raise DataError(f"{where}: its context does not contain its answer {text!r}.")
+    first, last = min(found, key=lambda span: abs(span[0] - (start or 0)))
+    return context[first:last], first
+
+
+def _listed(names) -> str:
+    return ", ".join(map(str, names))

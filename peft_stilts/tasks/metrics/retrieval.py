@@ -1,0 +1,22 @@
+"""Accuracy of retrieval: the share of queries whose own translation was found first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft_stilts.errors import DataError
+
+METRICS = ("accuracy",)
+
+
+def accuracy(predictions: Mapping[str, Any], golds: Mapping[str, Any], language: str = "") -> dict[str, float]:
+    """{'accuracy'} in 0..100: queries whose predicted line number equals the gold one, over all golds.
+
+    `predictions`, `golds`: {query id: line number}. A query without a prediction counts as wrong. Rule: XTREME's
+    evaluate.py, task tatoeba. Raises DataError without golds.
+    """
+    if not golds:
+        raise DataError("there is no gold line number to score against.")
+    right = sum(1 for key, gold in golds.items() if key in predictions and predictions[key] == gold)
+    return {"accuracy": 100.0 * right / len(golds)}

@@ -1,0 +1,214 @@
+"""Checkpoints of a training: safetensors and JSON, written atomically, verified when read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from peft_stilts.digest import canonical_json, key_of, sha256_file
+from peft_stilts.errors import TrainingError
+from peft_stilts.model.learner import Learner
+
+SHORTEST_SECONDS = 5.0
+"""A checkpoint is written at most this often, and never so often that writing takes more than 1/20 of the time."""
+
+
+@dataclass
+class State:
+    """Where a training stands after `step` optimizer steps; with weights and moments, all that going on needs.
+
+    (Random numbers and the order of the data are drawn anew from the seed and the step's number.)
+    `token_budget`: tokens a pack, as memory allowed. `looked`: step of the last look at the development data;
+    `waited`: looks since the best. `skipped`: consecutive steps skipped by the fp16 scaler. `losses`: one a step.
+    """
+
+    token_budget: int
+    step: int = 0
+    features: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    looked: int = 0
+    waited: int = 0
+    best_score: float | None = None
+    best_step: int | None = None
+    best_sha256: str | None = None
+    skipped: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoints of one training in `folder`: the newest `checkpoint-STEP/`, and `best-STEP.safetensors`.
+
+    `purpose`: any JSON value that tells this training from others; a checkpoint of another purpose is not used.
+    `say` gets a sentence when something is resumed from or passed over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        purpose: Any,
+        learner: Learner,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        say: Callable[[str], None],
+    ):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.learner, self.optimizer, self.scaler, self.say = learner, optimizer, accelerator.scaler, say
+        self.purpose = key_of([purpose, {name: list(p.shape) for name, p in learner.trainable().items()}])
+        self.latest: int | None = None
+        self._written, self._cost = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time for the next one: writing never takes more than 5 % of the training's time."""
+        return time.monotonic() - self._written >= max(SHORTEST_SECONDS, 20 * self._cost)
+
+    def save(self, state: State) -> None:
+        """Write the checkpoint of `state`, then remove what it makes superfluous. TrainingError when it cannot be written."""
+        began = time.monotonic()
+        final = self.folder / f"checkpoint-{state.step:09d}"
+        if self.latest != state.step:
+            scratch = self.folder / f"writing-{os.getpid()}"
+            try:
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir()
+                _save_tensors(self._tensors(), scratch / "tensors.safetensors")
+                record = {"purpose": self.purpose, "state": asdict(state), "scaler": self._scaler_state()}
+                record["tensors_sha256"] = sha256_file(scratch / "tensors.safetensors")
+                record = {"record": record, "sha256": key_of(record)}
+                (scratch / "state.json").write_text(canonical_json(record), "utf-8")
+                _flush(scratch / "state.json")
+                shutil.rmtree(final, ignore_errors=True)
+                os.rename(scratch, final)
+                _flush(self.folder)
+            except OSError as error:
+                shutil.rmtree(scratch, ignore_errors=True)
+                raise TrainingError(f"the checkpoint {final} cannot be written: {error}") from error
+            self.latest = state.step
+            self._clear(final, state.best_step)
+        self._written = time.monotonic()
+        self._cost = self._written - began
+
+    def restore(self, state: State) -> State:
+        """Load the newest sound checkpoint into learner and optimizer; returns its state, or `state` when there is none."""
+        for folder in sorted(self.folder.glob("checkpoint-*"), reverse=True):
+            try:
+                found, tensors, scaler = self._read(folder)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.say(f"{folder} is not used: {error}")
+                continue
+            self._load(tensors, scaler)
+            self.latest = found.step
+            self.say(f"resumed after step {found.step}, from {folder}")
+            return found
+        return state
+
+    def save_best(self, step: int) -> str:
+        """Write the trainable weights as the best so far, of step `step`; returns the file's SHA-256."""
+        path = self.best_file(step)
+        try:
+            _save_tensors(_plain(self.learner.trainable()), path)
+        except OSError as error:
+            raise TrainingError(f"the best weights {path} cannot be written: {error}") from error
+        return sha256_file(path)
+
+    @torch.no_grad()
+    def load_best(self, state: State) -> None:
+        """Put the best weights back into the learner; TrainingError when their file is not what was written."""
+        path = self.best_file(state.best_step)
+        if not path.is_file() or sha256_file(path) != state.best_sha256:
+            raise TrainingError(f"the best weights {path} are gone or damaged; remove {self.folder} and train again.")
+        tensors = load_file(path)
+        for name, parameter in self.learner.trainable().items():
+            parameter.copy_(tensors[name])
+
+    def best_file(self, step: int | None) -> Path:
+        return self.folder / f"best-{step}.safetensors"
+
+    def last_good(self) -> str:
+        """Words for error messages: which checkpoint the training can go on from."""
+        return "no checkpoint yet" if self.latest is None else f"last good checkpoint: step {self.latest} in {self.folder}"
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {}
+        for name, parameter in self.learner.trainable().items():
+            tensors[f"weight/{name}"] = parameter
+            for moment, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{moment}/{name}"] = value
+        return _plain(tensors)
+
+    def _scaler_state(self) -> dict[str, Any] | None:
+        return self.scaler.state_dict() if self.scaler is not None else None
+
+    def _read(self, folder: Path) -> tuple[State, dict[str, torch.Tensor], dict | None]:
+        """A checkpoint's parts; raises ValueError, KeyError, TypeError or OSError when it is unsound."""
+        whole = json.loads((folder / "state.json").read_text("utf-8"))
+        record = whole["record"]
+        if key_of(record) != whole["sha256"]:
+            raise ValueError("state.json is damaged")
+        if record["purpose"] != self.purpose:
+            raise ValueError("it is of another training")
+        if sha256_file(folder / "tensors.safetensors") != record["tensors_sha256"]:
+            raise ValueError("tensors.safetensors is damaged")
+        state = State(**record["state"])
+        if state.best_step is not None and sha256_file(self.best_file(state.best_step)) != state.best_sha256:
+            raise ValueError(f"{self.best_file(state.best_step)} is damaged")
+        return state, load_file(folder / "tensors.safetensors"), record["scaler"]
+
+    @torch.no_grad()
+    def _load(self, tensors: dict[str, torch.Tensor], scaler: dict | None) -> None:
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        numbers = {id(p): i for i, p in enumerate(p for group in self.optimizer.param_groups for p in group["params"])}
+        for name, parameter in self.learner.trainable().items():
+            parameter.copy_(tensors[f"weight/{name}"])
+            found = {kind: tensors.get(f"{kind}/{name}") for kind in ("step", "exp_avg", "exp_avg_sq")}
+            if found["step"] is not None:
+                moments[numbers[id(parameter)]] = found
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        if scaler is not None:
+            self.scaler.load_state_dict(scaler)
+
+    def _clear(self, kept: Path, best_step: int | None) -> None:
+        for path in self.folder.glob("checkpoint-*"):
+            if path != kept:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("best-*.safetensors"):
+            if path != self.best_file(best_step):
+                path.unlink(missing_ok=True)
+
+
+def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write and flush a safetensors file under its final name only when it is whole."""
+    scratch = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        save_file(tensors, scratch)
+        _flush(scratch)
+        os.replace(scratch, path)
+    except BaseException as error:
+        scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError) or not isinstance(error, Exception):
+            raise
+        raise OSError(str(error)) from error  # safetensors wraps 'no space left' in an error of its own
+
+
+def _flush(path: Path) -> None:
+    """Ask the system to put a file or folder on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

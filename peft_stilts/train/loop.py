@@ -1,0 +1,229 @@
+"""The training loop: every training in the project runs through `train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from peft_stilts.data.pack import Packable, make_pack, plan_packs
+from peft_stilts.errors import TrainingError
+from peft_stilts.model.learner import Learner
+from peft_stilts.spec import TrainingSettings
+from peft_stilts.train.checkpoint import Checkpoints, State
+from peft_stilts.train.optim import Order, derived_seed, is_out_of_memory, make_optimizer, rate
+
+MOST_SKIPS = 30
+"""fp16 steps in a row that the gradient scaler may skip; from its first scale, 2^16, 16 halvings reach 1."""
+SHORTEST_JUDGED = 50
+"""Trainings of fewer steps are not judged by whether their loss fell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRecord:
+    """What a training was and cost. `features` and `tokens` as trained on, repeats counted; `seconds` over all
+    resumes; `token_budget` tokens a pack as memory allowed in the end; `best_score`, `best_step` None without
+    selection; `first_loss`, `last_loss` means over the first and last tenth of the steps."""
+
+    steps: int
+    features: int
+    tokens: int
+    seconds: float
+    peak_memory_bytes: int
+    token_budget: int
+    best_score: float | None
+    best_step: int | None
+    first_loss: float
+    last_loss: float
+    trainable_parameters: int
+
+
+def train(
+    learner: Learner,
+    features: Packable,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    folder: Path,
+    select: Callable[[], float] | None = None,
+    precision: str = "fp32",
+    progress: Callable[[int, int, int, float], None] = lambda step, total, tokens, loss: None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> TrainingRecord:
+    """Train `learner` in place, and leave it with the weights to keep, in evaluation mode.
+
+    `features` hold the labels of the learner's head. With `settings.keep` 'best', `select()` (higher is better; it
+    sees the learner in evaluation mode) chooses the weights and stops the training. `folder` holds the checkpoints: a
+    training that was ended there goes on, bit for bit. `precision`: fp32, bf16 or fp16, with float32 weights always.
+    `progress` is told (steps done, steps in all, tokens so far, loss) after each step; `say` gets what else happens.
+    Raises TrainingError as its docstring says, and KeyboardInterrupt after a checkpoint.
+    """
+    accelerator = _accelerator(precision)
+    group, lengths = learner.head.group, [len(ids) for ids in features.input_ids]
+    order = Order(len(lengths) // group, settings.features_per_step, settings.epochs, seed)
+    optimizer = make_optimizer(learner, settings)
+    learner, optimizer = accelerator.prepare(learner, optimizer)
+    purpose = [dataclasses.asdict(settings), seed, precision, lengths]
+    checkpoints = Checkpoints(folder, purpose, learner, optimizer.optimizer, accelerator, say)
+    state = checkpoints.restore(State(token_budget=settings.tokens_per_pack))
+    parameters = list(learner.trainable().values())
+    looks = (settings.select_every_steps or order.steps_per_epoch) if select and settings.keep == "best" else 0
+    before = time.monotonic() - state.seconds
+    whole = True  # `state` tells of the weights as they are
+    try:
+        while True:
+            if looks and state.step > state.looked and (state.step % looks == 0 or state.step == order.total):
+                learner.eval()
+                score = float(select())
+                if state.best_score is None or score > state.best_score:
+                    checksum = checkpoints.save_best(state.step)
+                    state.best_score, state.best_step, state.best_sha256, state.waited = score, state.step, checksum, -1
+                state.looked, state.waited = state.step, state.waited + 1
+            state.seconds = time.monotonic() - before
+            if state.step >= order.total or (looks and state.waited >= settings.patience):
+                break
+            if checkpoints.due():
+                checkpoints.save(state)
+            learner.train()
+            indices = order.indices(state.step)
+            loss = _gradients(accelerator, learner, features, lengths, indices, state, seed, say)
+            norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+            loss, norm = torch.stack([loss, norm.to(loss)]).tolist()  # the step's one wait for the device
+            factor = rate(state.step, order.total, settings.warmup_ratio)
+            _judge(loss, norm, state, accelerator, f"step {state.step + 1} of {order.total}, learning rate "
+                   f"{settings.lr * factor:.3g}; {checkpoints.last_good()}")  # fmt: skip
+            whole = False
+            for options in optimizer.param_groups:
+                options["lr"] = options["peak"] * factor
+            optimizer.step()
+            state.step += 1
+            state.features += len(indices) * group
+            state.tokens += sum(lengths[i * group + j] for i in indices for j in range(group))
+            state.losses += [loss] if math.isfinite(loss) else []
+            whole = True
+            progress(state.step, order.total, state.tokens, loss)
+    except KeyboardInterrupt:
+        if whole:
+            checkpoints.save(state)
+        raise
+    first, last = _ends(state.losses)
+    if state.step >= SHORTEST_JUDGED and not last < first:
+        raise TrainingError(
+            f"training collapsed: the loss was {first:.4g} over the first tenth of {state.step} steps and {last:.4g} over "
+            f"the last ({checkpoints.last_good()}). Try a smaller learning rate than {settings.lr:g}, or another seed."
+        )
+    if state.best_step is not None:
+        checkpoints.load_best(state)
+    learner = accelerator.unwrap_model(learner, keep_fp32_wrapper=False).eval()
+    return TrainingRecord(
+        steps=state.step,
+        features=state.features,
+        tokens=state.tokens,
+        seconds=state.seconds,
+        peak_memory_bytes=_peak_memory(),
+        token_budget=state.token_budget,
+        best_score=state.best_score,
+        best_step=state.best_step,
+        first_loss=first,
+        last_loss=last,
+        trainable_parameters=sum(parameter.numel() for parameter in parameters),
+    )
+
+
+def _gradients(
+    accelerator: Accelerator,
+    learner: Learner,
+    features: Packable,
+    lengths: list[int],
+    items: list[int],
+    state: State,
+    seed: int,
+    say: Callable[[str], None],
+) -> torch.Tensor:
+    """Gradients of the mean loss over `items`, in packs of `state.token_budget` tokens; returns that loss, detached.
+
+    When memory runs out the budget is halved, in `state`, and the step begun again with the same random numbers.
+    TrainingError when a pack of one item does not fit.
+    """
+    group = learner.head.group
+    sizes = {i: sum(lengths[i * group : (i + 1) * group]) for i in items}
+    while True:
+        plan = plan_packs(sizes, items, state.token_budget)
+        packs = [
+            make_pack(features, [i * group + j for i in part for j in range(group)], learner.stack.padding_idx)
+            for part in plan
+        ]
+        counted = max(1, sum(learner.head.count(pack) for pack in packs))
+        learner.zero_grad(set_to_none=True)
+        torch.manual_seed(derived_seed("dropout", seed, state.step))
+        try:
+            loss = torch.zeros((), device=accelerator.device)
+            for pack in packs:
+                part = learner(pack.to(accelerator.device)) / counted
+                accelerator.backward(part)
+                loss = loss + part.detach()
+            return loss
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        learner.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        largest = max(len(pack.input_ids) for pack in packs)
+        if all(len(part) == 1 for part in plan):
+            raise TrainingError(
+                f"one feature of {largest} tokens does not fit in memory in training. Use a smaller max_length or model, "
+                "or method lora."
+            )
+        state.token_budget = max(1, min(largest, state.token_budget) // 2)
+        say(f"out of memory at step {state.step + 1}: going on with {state.token_budget} tokens a pack")
+
+
+def _judge(loss: float, norm: float, state: State, accelerator: Accelerator, where: str) -> None:
+    """TrainingError for a loss or gradient that is not finite; in fp16 the scaler skips such steps, up to MOST_SKIPS."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        state.skipped = 0
+        return
+    state.skipped += 1
+    if accelerator.scaler is None or state.skipped > MOST_SKIPS:
+        raise TrainingError(
+            f"training failed: loss {loss}, gradient norm {norm} at {where}. Try a smaller learning rate, or precision fp32."
+        )
+
+
+def _ends(losses: list[float]) -> tuple[float, float]:
+    """Means over the first and the last tenth of the losses (at least one step)."""
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """One process, one device, float32 weights. TrainingError under a launcher that started several."""
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise TrainingError("precision fp16 needs a CUDA device; use fp32 here.")
+    AcceleratorState._reset_state()  # accelerate keeps one precision a process; trainings may differ
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, cpu=not torch.cuda.is_available()
+    )
+    if accelerator.num_processes != 1:
+        raise TrainingError(
+            f"training was launched as {accelerator.num_processes} processes; one process trains one stage. "
+            "Start it with plain python, and divide the stages among machines instead."
+        )
+    return accelerator
+
+
+def _peak_memory() -> int:
+    """Bytes: the device's peak with CUDA, else the process's largest resident set (Linux counts it in KiB)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

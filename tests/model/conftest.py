@@ -1,0 +1,57 @@
+"""Tiny random XLM-R models for the tests of model/."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@pytest.fixture
+def config():
+    return XLMRobertaConfig(
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        type_vocab_size=1,
+        pad_token_id=1,
+        initializer_range=0.3,
+    )
+
+
+@pytest.fixture
+def features():
+    """Twelve features of odd lengths, some of one token, with labels for every head."""
+    rng = np.random.default_rng(5)
+    lengths = [7, 1, 23, 5, 12, 1, 31, 9, 2, 14, 3, 8]
+    ids = [rng.integers(5, 60, n).astype(np.int32) for n in lengths]
+    return SimpleNamespace(
+        input_ids=ids,
+        labels={
+            "start": np.array([rng.integers(0, n) for n in lengths]),
+            "end": np.array([rng.integers(0, n) for n in lengths]),
+            "class": rng.integers(0, 3, len(ids)),
+            "choice": rng.integers(0, 3, len(ids) // 3).repeat(3),
+            "tags": [np.where(rng.random(n) < 0.6, rng.integers(0, 5, n), -100) for n in lengths],
+            "words": [np.where(rng.random(n) < 0.3, rng.integers(5, 60, n), -100) for n in lengths],
+        },
+    )
+
+
+@pytest.fixture
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"w{i}" for i in range(50))]
+    whole = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    whole.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=whole, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", mask_token="<mask>"
+    )
