@@ -13,9 +13,10 @@ class Language:
 
     `code`: XTREME's two-letter code (ISO 639-1). `iso639_3`: the code in Tatoeba's file names (zh = cmn, ar = ara,
     fa = pes, sw = swh). `name`: English name; lower-cased it is TyDiQA's id prefix. `script`: ISO 15924.
-    `family`: top-level family (branch for the large ones is not given). `uriel_code`: the code that carries the
-    data in URIEL (zh = zho, ar = ara, ms = msa, et = est, fa = fas, sw = swa). `cc100_gib`: GiB of this language in XLM-R's pretraining
-    text (Conneau et al. 2020, appendix A, table 6; zh and my are sums of two rows; 0 = not in it), None when unknown.
+    `family`: top-level family, 'Isolate' for Basque. `uriel_code`: the code that carries the data in URIEL
+    (zh = zho, ar = ara, ms = msa, et = est, fa = fas, sw = swa). `cc100_gib`: GiB of this language in XLM-R's
+    pretraining text (Conneau et al. 2020, appendix A, table 6, as transcribed in mayhewsw/multilingual-data-stats;
+    zh and my are sums of two rows; 0 = not in it), None when unknown.
     """
 
     code: str

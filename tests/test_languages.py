@@ -8,7 +8,10 @@ from peft_stilts.errors import UsageError
 from peft_stilts.languages import LANGUAGES
 from peft_stilts.tasks import TASKS
 
-XTREME_40 = "af ar bg bn de el en es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr ms my nl pt ru sw ta te th tl tr ur vi yo zh"
+XTREME_40 = (
+    "af ar bg bn de el en es et eu fa fi fr he hi hu id it ja jv ka kk "
+    "ko ml mr ms my nl pt ru sw ta te th tl tr ur vi yo zh"
+)
 
 BY_NAME = {  # English name -> two-letter code, ISO 639-3 as Tatoeba's, URIEL
     "Arabic": ("ar", "ara", "ara"),

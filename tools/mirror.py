@@ -1,7 +1,7 @@
 """Builds a --data_root folder from original release files: `python tools/mirror.py xquad --source DIR --data_root DIR`.
 
-Tasks: xquad (xquad.LL.json of deepmind/xquad), tatoeba (LASER's data/tatoeba/v1), squad (train-v1.1.json, dev-v1.1.json).
-Run it once for each task; the folder and its README.md grow.
+Tasks: xquad (xquad.LL.json of deepmind/xquad), tatoeba (LASER's data/tatoeba/v1), squad (train-v1.1.json and
+dev-v1.1.json). Run it once for each task; the folder and its README.md grow.
 """
 
 import sys

@@ -14,6 +14,7 @@ import argparse
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,8 @@ def _check_tool(root: Path, tool: str, argv: list[str]) -> str:
     if done.returncode:
         return f"`{tool} --help` failed: {done.stderr}"
     known = set(re.findall(r"--[\w-]+", done.stdout))
-    unknown = [flag for flag in (word.partition("=")[0] for word in argv) if flag.startswith("--") and flag not in known]
+    flags = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    unknown = [flag for flag in flags if flag not in known]
     return f"unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}" if unknown else ""
 
 
@@ -153,11 +155,12 @@ def run(block: Block, folder: Path, root: Path, seconds: float | None, log: Path
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(["bash", "-euo", "pipefail", "-c", block.text], cwd=folder, env=_environment(root),
-                                   stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+                                   stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                   start_new_session=True)
         try:
             code: int | str = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)          # the block and what it started
             process.wait()
             code = f"none: it took more than {seconds:.0f} s"
         output.seek(0)

@@ -150,7 +150,7 @@ def decode_spans(
 
 
 def _best_of(logits: np.ndarray, allowed: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the `count` highest finite logits among the allowed ones, highest first, earlier ones among equals."""
+    """Allowed positions of the `count` highest finite logits, highest first, the earlier one first among equals."""
     places = np.flatnonzero(allowed & np.isfinite(logits))
     return places[np.argsort(-np.asarray(logits, np.float64)[places], kind="stable")[:count]]
 

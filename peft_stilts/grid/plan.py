@@ -176,7 +176,7 @@ def make_plan(request: Request, found: Problems, provider: Provider | None = Non
     tasks = _check_names(request, recipes, provider, found)
     if base is None or found.messages:
         return None
-    builder = _Builder(request, base, provider, precision)
+    builder = StageBuilder(request, base, provider, precision)
     for seed in request.seeds or (DEFAULT_SEEDS[:1] if provider.name == "miniature" else DEFAULT_SEEDS):
         for method in request.methods:
             for recipe in recipes:
@@ -192,8 +192,6 @@ def _check_names(request: Request, recipes: list[Recipe], provider: Provider, fo
     """For each recipe its targets with the languages to score, every unknown task and language noted."""
     targets = [name for name, task in TASKS.items() if task.is_target]
     trainable = [name for name, task in TASKS.items() if not task.is_target and task.train is not None]
-    known = sorted({code for name in targets for code in provider.languages(TASKS[name])})
-    asked = request.languages and choices(request.languages, known, "language", found)
     chosen: dict[str, list[tuple[Task, tuple[str, ...]]]] = {}
     if request.layer is not None and not any(TASKS[name].form == "retrieval" for recipe in recipes
                                              for name in request.targets or recipe.targets if name in targets):
@@ -206,16 +204,26 @@ def _check_names(request: Request, recipes: list[Recipe], provider: Provider, fo
                       f"{unknown('intermediate task', recipe.intermediate, ['none', *trainable])}")
         chosen[recipe.name] = []
         for name in choices(request.targets or recipe.targets, targets, "target task", found):
-            offered = provider.languages(TASKS[name])
-            languages = tuple(code for code in offered if asked is None or code in asked)
+            languages = languages_of(TASKS[name], provider, request, found)
             if languages:
                 chosen[recipe.name].append((TASKS[name], languages))
-            elif asked:
-                found.add(f"{name} is not scored in {', '.join(asked)}; its languages: {', '.join(offered)}")
     return chosen
 
 
-class _Builder:
+def languages_of(task: Task, provider: Provider, request: Request, found: Problems) -> tuple[str, ...]:
+    """The languages in which `task` will be scored; a code that no target knows, or none left, is noted in `found`."""
+    offered = provider.languages(task)
+    if request.languages is None:
+        return offered
+    known = sorted({code for other in TASKS.values() if other.is_target for code in provider.languages(other)})
+    asked = choices(request.languages, known, "language", found)
+    languages = tuple(code for code in offered if code in asked)
+    if asked and not languages:
+        found.add(f"{task.name} is not scored in {', '.join(asked)}; its languages: {', '.join(offered)}")
+    return languages
+
+
+class StageBuilder:
     """Makes the stages of one plan; equal specifications give one key, so shared stages meet by themselves."""
 
     def __init__(self, request: Request, base: Base, provider: Provider, precision: str):
@@ -242,19 +250,28 @@ class _Builder:
                 if task.trained_on is not None:
                     parent = self.train(TASKS[task.trained_on], method, settings, shape, seed, intermediate, "target")
                 evaluate = self.evaluate(task, languages, settings, parent)
-                config = {"lora": dataclasses.asdict(shape) if shape else None, "precision": self.precision,
-                          "limit_train": self.request.limit_train}
-                if task.trained_on is not None:
-                    config |= {"lr": settings.lr, "epochs": settings.epochs,
-                               "settings": key_of(dataclasses.asdict(settings))[:8]}
-                self.cell(evaluate, {
-                    "recipe": recipe.name if intermediate else "none", "scale": self.base.scale,
-                    "base_model": self.base.id, "base_revision": self.base.revision,
-                    "data_source": self.provider.name, "protocol": recipe.protocol, "method": method,
-                    "method_config": canonical_json({key: value for key, value in config.items() if value is not None}),
-                    "policy": "stack" if method == "lora" else "none",
-                    "intermediate": recipe.intermediate if intermediate else "none", "intermediate_variant": "",
-                    "target": task.name, "target_variant": "", "seed": seed, "stage_key": evaluate.key})
+                trained = settings if task.trained_on is not None else None
+                self.cell(evaluate, self.labels(method, trained, shape, evaluate) | {
+                    "recipe": recipe.name if intermediate else "none", "protocol": recipe.protocol, "seed": seed,
+                    "intermediate": recipe.intermediate if intermediate else "none"})
+
+    def labels(self, method: str, settings: TrainingSettings | None, lora: LoraSettings | None,
+               stage: Evaluate) -> dict[str, Any]:
+        """The results columns of one evaluation, less recipe, protocol, intermediate and seed.
+
+        `method_config` holds what must agree for two scores to be compared: the adapter's shape, the precision, the
+        limit on training rows, and of the target's `settings` (None: no training) the chief ones and a digest of all.
+        """
+        config = {"lora": lora and dataclasses.asdict(lora), "precision": self.precision,
+                  "limit_train": self.request.limit_train}
+        if settings is not None:
+            config |= {"lr": settings.lr, "epochs": settings.epochs,
+                       "settings": key_of(dataclasses.asdict(settings))[:8]}
+        return {"scale": self.base.scale, "base_model": self.base.id, "base_revision": self.base.revision,
+                "data_source": self.provider.name, "method": method,
+                "method_config": canonical_json({key: value for key, value in config.items() if value is not None}),
+                "policy": "stack" if method == "lora" else "continue", "intermediate_variant": "",
+                "target": stage.task.name, "target_variant": "", "stage_key": stage.key}
 
     def cell(self, stage: Evaluate, labels: dict[str, Any]) -> None:
         """Note a cell, once: recipes with the same target settings share their baseline."""
@@ -274,13 +291,13 @@ class _Builder:
 
     def evaluate(self, task: Task, languages: tuple[str, ...], settings: TrainingSettings,
                  parent: Train | None) -> Evaluate:
-        settings = self.fitted(settings)
         used = ("max_length", "doc_stride", "max_query_length", "max_answer_length", "n_best", "tokens_per_pack")
         layer = self.base.retrieval_layer(self.request.layer) if task.form == "retrieval" else None
         if layer is not None:
             longest = min(RETRIEVAL_LENGTH, self.positions)
             settings = dataclasses.replace(settings, max_length=longest)
             used = ("max_length", "tokens_per_pack")
+        settings = self.fitted(settings)
         spec = {"kind": "evaluate", "target": task.name, "parent": parent and parent.key, "layer": layer,
                 "settings": {name: getattr(settings, name) for name in used}, "limit_eval": self.request.limit_eval,
                 "data": {code: self.data.identity(task.test(self.provider.language(code))) for code in languages},

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,23 @@ class Runner:
         if not self.plan.request.keep:
             self.drop_spent(stage.parent)
 
-    def score(self, stage: Evaluate, labels: dict[str, Any], place: str) -> None:
-        """Predict and score every language of a target, and commit the evaluation."""
+    def score(self, stage: Evaluate, labels: Mapping[str, Any], place: str) -> None:
+        """Make an evaluation and commit it."""
+        draft, began = self.fresh_draft(stage.key), time.monotonic()
+        tokens = self.write_scores(stage, labels, draft, place)
+        self.commit(stage, draft, {"trainable_parameters": 0, "tokens": tokens,
+                                   "seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
+
+    def write_scores(self, stage: Evaluate, labels: Mapping[str, Any], folder: Path, place: str) -> int:
+        """Predict and score every language of a target: `folder/predictions/TARGET/test-LL` and `folder/results.csv`.
+
+        Returns how many tokens went through the encoder.
+        """
         form, plan = FORMS[stage.task.form], self.plan
         stack, head = self.model(stage.parent, place)
         scorer = Scorer(stack, head if form.head else None, self.tokenizer, stage.settings, plan.precision,
                         self.device, stage.layer)
-        draft = self.fresh_draft(stage.key)
-        rows, began = [], time.monotonic()
+        rows: list[dict[str, Any]] = []
         tokens: list[int] = []
         total = sum(len(self.rows(stage, code)) for code in stage.languages)
         with progress(f"{place} {stage.label}", total, "items") as step:
@@ -87,13 +97,12 @@ class Runner:
                 items = self.rows(stage, code)
                 predictions = form.predict(scorer, items, tokens.append)
                 step(len(items), code)
-                write_atomic(draft / "predictions" / stage.task.name / f"test-{code}.{form.suffix}",
+                write_atomic(folder / "predictions" / stage.task.name / f"test-{code}.{form.suffix}",
                              form.write(predictions))
                 rows += score_rows(stage, code, self.split(stage, code).split, predictions, form.golds(items))
-        frame = results.RESULTS.frame([labels | row for row in rows])
-        results.replace_file(draft / ROWS, lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
-        self.commit(stage, draft, {"trainable_parameters": 0, "tokens": sum(tokens),
-                                   "seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
+        frame = results.RESULTS.frame([{**labels, **row} for row in rows])
+        results.replace_file(folder / ROWS, lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
+        return sum(tokens)
 
     def rows(self, stage: Evaluate, code: str):
         return self.plan.data.rows(self.split(stage, code), stage.limit)
@@ -200,14 +209,15 @@ class Runner:
 
     def commit(self, stage: Train | Evaluate, draft: Path, record: dict[str, Any]) -> None:
         """Make the draft the stage's artefact and enter its cost in the stages table."""
-        spec = dict(stage.spec)
+        spec, base = dict(stage.spec), self.plan.base
         cost = {"stage_key": stage.key, "parent_key": stage.parent.key if stage.parent else "", "kind": stage.kind,
                 "bytes": sum(path.stat().st_size for path in draft.rglob("*") if path.is_file()),
                 "device": device_name(self.device)} | {name: record[name] for name in (
                     "trainable_parameters", "tokens", "seconds", "peak_memory_bytes")}
         role = stage.role if stage.kind == "train" else "score"
         self.store.commit(stage.key, draft, {"kind": stage.kind, "spec": spec, "parent": cost["parent_key"] or None,
-                                             "label": stage.label, "role": role, "record": record, "cost": cost})
+                                             "label": stage.label, "role": role, "record": record, "cost": cost,
+                                             "base": {"id": base.id, "revision": base.revision, "scale": base.scale}})
         with self.store.claim("results"):
             self.enter(results.STAGES, [cost])
 

@@ -14,7 +14,12 @@ PACKED = "stilts_packed"  # the value of `attn_implementation`
 
 
 def sequence_loop(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seqlens: torch.Tensor, dropout: float, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    dropout: float,
+    scaling: float,
 ) -> torch.Tensor:
     """One scaled_dot_product_attention a sequence: no padded work; the fastest tried on a CPU.
 

@@ -1,8 +1,8 @@
 """Rows of the miniature data sets: one generator per (repository, configuration), in the columns of the real ones.
 
-Every split draws from its own seed, and every event belongs to one of ten folds by its content: training text (and pretraining)
-uses folds 2 to 9, development splits fold 1, scored splits fold 0. Each context holds an event, so no scored or development
-context, and no Tatoeba sentence, is ever trained on.
+Every split draws from its own seed, and every event belongs to one of ten folds by its content: training text (and
+pretraining) uses folds 2 to 9, development splits fold 1, scored splits fold 0. Each context holds an event, so no
+scored or development context, and no Tatoeba sentence, is ever trained on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ Generator = Callable[[str, str | None], Rows | None]
 
 @dataclass(frozen=True)
 class Quiz:
-    """A context of clauses and one question about it, in no language yet: clause `about`, its role `asked`, the roles `keep` mentioned."""
+    """A context of clauses and one question about it, in no language yet.
+
+    It asks for the role `asked` of the clause number `about` and mentions the roles `keep` of that clause.
+    """
 
     clauses: tuple[Clause, ...]
     about: int
@@ -57,9 +60,12 @@ class Quiz:
 
 @dataclass(frozen=True)
 class Style:
-    """How a data set's contexts and questions look. `sentences`: fewest and most; `facts`: share of facts about persons;
-    `echo`: share of sentences that share circumstances with an earlier one; `by_class`: share of 'which fruit' questions;
-    `spare`: whether questions mention no more than needed (questions written without seeing the text)."""
+    """How a data set's contexts and questions look.
+
+    `sentences`: fewest and most; `facts`: share of facts about persons; `echo`: share of sentences that share
+    circumstances with an earlier one; `by_class`: share of 'which fruit' questions; `spare`: whether questions mention no
+    more than needed (as questions written without seeing the text do).
+    """
 
     sentences: tuple[int, int]
     facts: float
@@ -132,7 +138,7 @@ def quizzes(name: str, style: Style, folds: frozenset[int], contexts: int) -> tu
 
 
 def _span_rows(name: str, style: Style, folds: frozenset[int], contexts: int, code: str, prefix: str = "") -> Rows:
-    """Rows of all questions of a split in one language; ids and titles depend on the question alone, never on the language."""
+    """Rows of all questions of a split in one language; ids and titles are the same in every language."""
     rows = []
     for number, pair in enumerate(quizzes(name, style, folds, contexts)):
         for part, quiz in enumerate(pair):
@@ -154,7 +160,7 @@ def xquad(config: str, split: str | None) -> Rows | None:
 
 
 def mlqa(config: str, split: str | None) -> Rows | None:
-    """MLQA.cc.qq: context in cc, question in qq; 300 parallel questions to score, 100 for development, longer contexts."""
+    """MLQA.cc.qq: longer contexts, in cc, and questions in qq; 300 parallel questions to score, 100 for development."""
     _, context_code, question_code = config.split(".")
     sizes = {"test": (TEST, 150), "validation": (DEV, 50)}
     if split not in sizes:
@@ -224,7 +230,7 @@ GENERATORS: tuple[tuple[str, str, Generator], ...] = (
 
 @cache
 def rows_of(repo: str, config: str | None, split: str) -> Rows:
-    """All rows of one split, made once a process; raises DataError for a data set, configuration or split the world has not."""
+    """All rows of one split, made once a process; raises DataError for what the world has not."""
     for name, pattern, generator in GENERATORS:
         if name == repo and re.fullmatch(pattern, config or ""):
             rows = generator(config or "", split)

@@ -19,6 +19,9 @@ _CASE = {"what": "object", "profession": "object", "where": "place", "city": "pl
 _WH = {"who": "who", "what": "what", "number": "how many", "where": "where", "city": "where", "profession": "what",
        "when": "when", "year": "when"}  # fmt: skip
 
+_ADJUNCTS = ("where", "city", "year", "when")
+_PHRASES = ("who", "what", "profession", *_ADJUNCTS)
+
 
 @dataclass(frozen=True)
 class Clause:
@@ -38,7 +41,7 @@ class Clause:
 
     @property
     def fold(self) -> int:
-        """0 to 9, by the CRC-32 of the slots: events of the test splits, the development splits and all training are kept apart."""
+        """0 to 9, by the CRC-32 of the slots: keeps the events of scored, development and training splits apart."""
         return zlib.crc32(repr(self.slots).encode()) % 10
 
 
@@ -92,9 +95,11 @@ def _preferences() -> Mapping[str, Mapping[str, Weighted]]:
         "adjective": {name: zipf(dice.shuffled(lx.ADJECTIVES)[:6]) for name in lx.ALL_OBJECTS},
         "where": {kind: Weighted(dice.shuffled(lx.PLACES), [1 / (i + 1.5) for i in range(12)]) for kind in lx.OBJECTS},
         "city": {name: Weighted(dice.shuffled(lx.CITIES), [1 / (i + 2) for i in range(12)]) for name in lx.NAMES},
-        "profession": {name: Weighted(dice.shuffled(lx.PROFESSIONS), [1 / (i + 2) for i in range(16)]) for name in lx.NAMES},
+        "profession": {
+            name: Weighted(dice.shuffled(lx.PROFESSIONS), [1 / (i + 2) for i in range(16)]) for name in lx.NAMES
+        },
         "when": {"": Weighted(lx.TIMES, [1 / (i + 3) for i in range(len(lx.TIMES))])},
-    }  # fmt: skip
+    }
 
 
 def _draw(kind: str, given: str, dice: Dice) -> str:
@@ -153,7 +158,7 @@ class Speaker:
     def say(self, clause: Clause) -> Sentence:
         """The clause as a statement ending in a full stop."""
         slots = clause.roles
-        phrases = {role: self._phrase(role, slots) for role in ("who", "what", "profession", *_ADJUNCTS) if role in slots}
+        phrases = {role: self._phrase(role, slots) for role in _PHRASES if role in slots}
         return Sentence(tuple(self._order(phrases, self._verb(slots["verb"], past=True), ())), ".")
 
     def ask(self, clause: Clause, asked: str, keep: frozenset[str], by_class: bool = False) -> Sentence:
@@ -167,7 +172,7 @@ class Speaker:
             wh = wh + self._noun(clause.roles["what"], "what", plural=True)
             slots.pop("what", None)
             slots.pop("adjective", None)
-        phrases = {role: self._phrase(role, slots) for role in ("who", "what", "profession", *_ADJUNCTS) if role in slots}
+        phrases = {role: self._phrase(role, slots) for role in _PHRASES if role in slots}
         place = {"number": "what"}.get(asked, asked)
         fronted = self.tongue.fronts_questions
         if not fronted:
@@ -223,8 +228,9 @@ class Speaker:
 
     def _which(self, asked: str, concept: str) -> list[Word]:
         """'which fruit', 'in which place', …: the class word of the slot's concept."""
-        kind = {"who": "person", "where": "place", "city": "city", "profession": "work", "year": "year",
-                "when": "day" if concept in lx.DAYS else "month", "what": lx.CLASS_OF.get(concept, "")}[asked]  # fmt: skip
+        kinds = {"who": "person", "where": "place", "city": "city", "profession": "work", "year": "year"}
+        kinds |= {"when": "day" if concept in lx.DAYS else "month", "what": lx.CLASS_OF.get(concept, "")}
+        kind = kinds[asked]
         words = [self._function("which", "wh"), Word(self._words[kind], kind, "wh")]
         if asked in ("who", "what", "profession"):
             return words
@@ -243,9 +249,6 @@ class Speaker:
     def _adposition(self, concept: str, phrase: list[Word]) -> list[Word]:
         word = self._function(concept)
         return [word, *phrase] if self.tongue.adposition == "pre" else [*phrase, word]
-
-
-_ADJUNCTS = ("where", "city", "year", "when")
 
 
 @cache

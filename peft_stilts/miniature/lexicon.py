@@ -27,16 +27,19 @@ VERBS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "break": ("broke", ("vessel", "tool")), "fill": ("filled", ("vessel",)), "mend": ("mended", ("garment", "tool")),
     "wear": ("wore", ("garment",)), "study": ("studied", ("paper",)), "write": ("wrote", ("paper",)),
     "eat": ("ate", ("fruit",)), "peel": ("peeled", ("fruit",)), "feed": ("fed", ("animal",)),
-    "call": ("called", ("animal",)), "lend": ("lent", ("tool", "paper", "vessel")), "draw": ("drew", ("animal", "tool", "fruit")),
+    "call": ("called", ("animal",)), "lend": ("lent", ("tool", "paper", "vessel")),
+    "draw": ("drew", ("animal", "tool", "fruit")),
     "live": ("lived", ()), "become": ("became", ()), "arrive": ("arrived", ()), "like": ("liked", ()),
 }  # fmt: skip
 """Verb -> its English past tense and the classes of object it takes (none: a verb of facts about a person)."""
 
 ADJECTIVES = (
-    "red", "old", "small", "white", "new", "big", "black", "heavy", "blue", "cheap", "green", "dirty", "round", "pretty",
+    "red", "old", "small", "white", "new", "big", "black", "heavy", "blue", "cheap", "green", "dirty",
+    "round", "pretty",
 )  # fmt: skip
 PLACES = (
-    "market", "house", "garden", "school", "street", "kitchen", "harbour", "church", "forest", "station", "bridge", "field",
+    "market", "house", "garden", "school", "street", "kitchen", "harbour", "church", "forest",
+    "station", "bridge", "field",
 )  # fmt: skip
 CITIES = (
     "London", "Paris", "Berlin", "Madrid", "Rome", "Vienna", "Lisbon", "Athens", "Oslo", "Dublin", "Prague", "Warsaw",
@@ -144,7 +147,8 @@ def suffixes(code: str) -> Mapping[str, str]:
     tongue, dice = TONGUES[code], Dice("cases", code)
     endings = dice.shuffled(("ta", "ne", "lo", "ku", "mi", "sa"))
     return {
-        case: transliterate(endings[i], tongue.script) for i, case in enumerate(("object", "place", "time")[: tongue.cases])
+        case: transliterate(endings[i], tongue.script)
+        for i, case in enumerate(("object", "place", "time")[: tongue.cases])
     }
 
 

@@ -1,4 +1,4 @@
-"""The corpus and the settings from which the miniature encoder is pretrained, from nothing, in one run with one schedule.
+"""The corpus and the settings from which the miniature encoder is pretrained, from nothing, in one run.
 
 What text it takes is the finding of a prototype: masked words alone do not align languages (as in mOthello, arXiv
 2404.12444); translation pairs, code switching, and question-answer documents with masked answers do.
@@ -31,9 +31,13 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Pretraining:
-    """All settings of the pretraining run. `tokens`: length of the corpus, seen once. `warmup`: share of the steps.
-    Mixture: `pairs`, `switched`, `documents` are shares of the sequences; the rest is plain text in one language.
-    Masking rates are shares of the tokens of a part: `plain`; `first` and `restated` of a translation pair; `answer`, `question`."""
+    """All settings of the pretraining run: one pass over the corpus with linear warm-up and decay.
+
+    `tokens`: length of the corpus. `warmup`: share of the steps. Mixture: `pairs`, `switched`, `documents` are shares of
+    the sequences; the rest is plain text in one language. Masking rates are shares of the tokens: `plain`; `first` and
+    `restated` half of a translation pair; `answer` and `question` (and its text) of a document. `switched_words`: share
+    of the words of a switched text that are another language's. `model`: arguments of XLMRobertaConfig.
+    """
 
     seed: int = 1
     tokens: int = 9_000_000
@@ -139,11 +143,11 @@ def sequence(dice: Dice, settings: Pretraining) -> list[list[Segment]]:
 def pretraining_examples(
     tokenizer: PreTrainedTokenizerBase, settings: Pretraining = SETTINGS, tokens: int | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Generates the corpus: `tokens` tokens (default: the settings') in sequences of at most MAX_LENGTH, in random order.
+    """Generates the corpus: `tokens` tokens (default: the settings') in sequences of at most MAX_LENGTH.
 
-    Returns (input_ids, labels): one int32 and one int64 array a sequence, special tokens included; labels are IGNORED where nothing
-    is predicted. Of the predicted positions 80 % show <mask>, 10 % a random piece and 10 % themselves (BERT's rule); a
-    sequence always predicts something.
+    Returns (input_ids, labels): one int32 and one int64 array a sequence, special tokens included; labels are IGNORED
+    where nothing is predicted. Of the predicted positions 80 % show <mask>, 10 % a random piece and 10 % themselves (BERT's
+    rule); a sequence always predicts something.
     """
     dice = Dice("pretraining", settings.seed)
     generator = np.random.Generator(np.random.PCG64(seed_of("masking", settings.seed)))
@@ -184,7 +188,9 @@ def _encode(tokenizer: PreTrainedTokenizerBase, drawn: list[list[list[Segment]]]
     return all_ids, all_rates
 
 
-def _mask(ids: np.ndarray, rates: np.ndarray, generator: np.random.Generator, mask: int) -> tuple[np.ndarray, np.ndarray]:
+def _mask(
+    ids: np.ndarray, rates: np.ndarray, generator: np.random.Generator, mask: int
+) -> tuple[np.ndarray, np.ndarray]:
     draws = generator.random((3, len(ids)))
     predicted = draws[0] < rates
     if not predicted.any():

@@ -1,4 +1,4 @@
-"""The miniature world as a provider of rows: to everything above it, one more source beside the hub and local folders."""
+"""The miniature world as a provider of rows: one more source beside the hub and local folders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MiniatureWorld:
     name = "miniature"
 
     def languages(self, task: Task) -> tuple[str, ...]:
-        """Codes in which `task` is scored here, English first, then from the nearest to the remotest; () for an unknown task."""
+        """Codes in which `task` is scored here, the nearest to English first; () for a task that the world has not."""
         if task.test is None:
             return ("en",)
         codes = _SCORED_IN.get(task.name, tuple(TONGUES))
@@ -60,14 +60,14 @@ class MiniatureWorld:
         return LANGUAGES[code]
 
     def load(self, split: Split, limit: int | None = None) -> Dataset:
-        """The rows of `split`, its row filter applied, then the first `limit`; raises DataError for what the world has not."""
+        """The rows of `split`, filtered, then the first `limit`; raises DataError for what the world has not."""
         dataset = _dataset(split.repo, split.config, split.split)
         if split.rows is not None:
             dataset = split.rows.apply(dataset)
         return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
     def identify(self, split: Split) -> dict[str, Any]:
-        """What goes into a stage key; the revision is the world's version, because the rows follow from the code alone."""
+        """What goes into a stage key; the revision is the world's version, for the rows follow from code alone."""
         return {
             "repo": split.repo,
             "config": split.config,

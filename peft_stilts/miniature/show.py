@@ -1,4 +1,4 @@
-"""Prints the miniature world for a person: its languages, some sentences word by word, and one question in three of them."""
+"""Prints the miniature world for a person: languages, sentences word by word, and a question in three of them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def languages_table() -> Table:
     from rich.table import Table
 
     table = Table(title=f"The miniature world, version {WORLD_VERSION}")
-    for header in ("code", "language", "order", "adposition", "adjective", "cases", "loans", "cognates", "script"):
+    for header in ("code", "language", "order", "adposition", "adjective", "cases", "script"):
         table.add_column(header, overflow="fold")
-    for header in ("names", "text", "distance"):
+    for header in ("loans", "cognates", "names", "text", "distance"):
         table.add_column(header, justify="right")
     for tongue in TONGUES.values():
         table.add_row(*_cells(tongue))
@@ -34,8 +34,9 @@ def languages_table() -> Table:
 
 def _cells(tongue: Tongue) -> list[str]:
     cases = " ".join("-" + ending for ending in suffixes(tongue.code).values()) or "none"
-    return [tongue.code, tongue.name, tongue.order, tongue.adposition, tongue.adjective, cases, f"{tongue.loans:.0%}",
-            f"{tongue.cognates:.0%}", tongue.script, f"{tongue.names:.0%}", f"{tongue.text:.0%}", f"{distance(tongue):.2f}"]  # fmt: skip
+    shares = [f"{share:.0%}" for share in (tongue.loans, tongue.cognates, tongue.names, tongue.text)]
+    grammar = [tongue.code, tongue.name, tongue.order, tongue.adposition, tongue.adjective, cases, tongue.script]
+    return [*grammar, *shares, f"{distance(tongue):.2f}"]
 
 
 def gloss(word: Word) -> str:

@@ -1,9 +1,9 @@
 """The miniature tokenizer: a Unigram vocabulary of 3,000 pieces in XLM-R's layout, trained on generated text.
 
 The trainer is this module's own, because the one of the `tokenizers` library gives other scores in every process. It is
-SentencePiece's idea (Kudo 2018, arXiv 1804.10959) with Viterbi counts: begin with all substrings, segment every word in the most
-probable way, count the pieces used, drop the rarest, and repeat. Pieces hold at most `LONGEST` characters, so that
-most words have two pieces and cognates can share one; without a limit every word of so small a world would be one piece.
+SentencePiece's idea (Kudo 2018, arXiv 1804.10959) with Viterbi counts: begin with all substrings, segment every word in
+the most probable way, count the pieces used, drop the rarest, and repeat. Pieces hold at most `LONGEST` letters, so
+that many words have two pieces and cognates can share one; without a limit every word of so small a world would be a piece.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _reach(word: str, end: int) -> int:
 
 
 def best_split(word: str, scores: Mapping[str, float]) -> list[str]:
-    """The most probable way to write `word` as pieces of `scores` (log probabilities), the shortest first piece on a tie."""
+    """The most probable way to write `word` as pieces of `scores` (log probabilities)."""
     best = [(0.0, 0)] + [(-math.inf, 0)] * len(word)
     for end in range(1, len(word) + 1):
         for start in range(end - _reach(word, end), end):
@@ -78,8 +78,12 @@ def _log(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def train_pieces(words: Mapping[str, int], size: int) -> dict[str, float]:
-    """Piece -> log probability: `size` pieces, all single characters among them. `words`: '▁word' -> count."""
-    characters = sorted({character for word in words for character in word})
+    """Piece -> log probability: `size` pieces, every letter among them, with and without the leading '▁'.
+
+    `words`: '▁word' -> count. A '▁' of its own is no piece: it would take the offsets of the letter behind it.
+    """
+    letters = sorted({character for word in words for character in word} - {SPACE})
+    characters = [*letters, *(SPACE + letter for letter in letters)]
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for start in range(len(word)):
@@ -89,7 +93,7 @@ def train_pieces(words: Mapping[str, int], size: int) -> dict[str, float]:
     keep = max(size, 4 * size)
     while True:
         ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
-        longer = [piece for piece in ranked if len(piece) > 1][: keep - len(characters)]
+        longer = [piece for piece in ranked if len(piece.removeprefix(SPACE)) > 1][: keep - len(characters)]
         scores = _log({piece: max(counts[piece], 0.5) for piece in (*longer, *characters)})
         if keep == size:
             return scores
@@ -107,9 +111,8 @@ def build_tokenizer() -> XLMRobertaTokenizer:
     from transformers import XLMRobertaTokenizer
 
     marks = [*(".", "?"), *"0123456789", *(SPACE + digit for digit in "0123456789")]
-    scores = train_pieces(word_counts(), VOCABULARY - len(SPECIAL) - 1 - len(marks))
-    frequent = max(scores.values())
-    scores |= dict.fromkeys(marks, frequent)
+    scores = train_pieces(word_counts(), VOCABULARY - len(SPECIAL) - 2 - len(marks))
+    scores |= dict.fromkeys(marks, max(scores.values())) | {SPACE: min(scores.values()) - 10}
     ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     vocabulary = [(piece, 0.0) for piece in SPECIAL] + [(p, round(s, 6)) for p, s in ranked] + [("<mask>", 0.0)]
     return XLMRobertaTokenizer(vocab=vocabulary, model_max_length=510)

@@ -14,13 +14,13 @@ WORLD_SEED = 20240412
 
 @dataclass(frozen=True)
 class Tongue:
-    """One language of the world, as parameters.
+    """One language of the world, as parameters; shares lie in 0..1, and digits are identical everywhere.
 
     `order`: 'SVO', 'SOV' or 'VSO'. `adposition`: 'pre' or 'post'. `adjective`: 'before' or 'after' its noun.
-    `articles`: whether definite nouns carry one. `cases`: number of case suffixes, 0 to 3 (object, place, time, in this order).
-    `loans`: share of the words taken over unchanged from English; `cognates`: share made from the English word by the language's
-    regular sound change. `script`: 'Latin' or a Unicode block of its own. `names`: share of proper names written exactly as in English.
-    `text`: relative share of the pretraining text. Digits are identical everywhere. Shares lie in 0..1.
+    `articles`: whether definite nouns carry one. `cases`: number of case suffixes, 0 to 3 (object, place, time, in this
+    order). `loans`: share of the words taken over unchanged from English (in the language's script); `cognates`: share
+    made from the English word by the language's regular sound change. `script`: 'Latin' or a Unicode block of its own.
+    `names`: share of proper names written exactly as in English. `text`: share of the pretraining text.
     """
 
     code: str
@@ -72,7 +72,7 @@ def distance(tongue: Tongue) -> float:
     + 0.2 · mean(order, adposition, adjective, cases / 3)
 
     with order 0 for SVO, 0.5 for VSO, 1 for SOV, and adposition and adjective 1 where they differ from English.
-    The weights are this project's own choice; the amount of pretraining text is no property of a language and stays out.
+    The weights are this project's own choice; the amount of pretraining text, no property of a language, stays out.
     """
     grammar = (
         _ORDER_DISTANCE[tongue.order]

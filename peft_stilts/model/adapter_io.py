@@ -70,13 +70,18 @@ def save_adapter(
     return checksum
 
 
+def read_identity(folder: Path) -> dict[str, Any]:
+    """identity.json of an adapter folder: `task`, `base`, `parents`, `sha256`; CheckpointError when it is not there."""
+    return _read_json(Path(folder) / IDENTITY, {"task": str, "base": dict, "parents": list, "sha256": str})
+
+
 def read_adapter(folder: Path, base: dict[str, str]) -> Adapter:
     """Read an adapter for the encoder with identity `base`.
 
     Raises CheckpointError when a file is missing or damaged, the checksum differs, or the adapter was trained on
     other weights.
     """
-    identity = _read_json(folder / IDENTITY, {"task": str, "base": dict, "parents": list, "sha256": str})
+    identity = read_identity(folder)
     if identity["base"].get("sha256") != base["sha256"]:
         raise CheckpointError(
             f"{folder} was trained on {_named(identity['base'])}; the encoder here is {_named(base)}. "
@@ -85,7 +90,9 @@ def read_adapter(folder: Path, base: dict[str, str]) -> Adapter:
     tensors = _read_tensors(folder / ADAPTER, identity["sha256"])
     values = _read_json(folder / ADAPTER_CONFIG, {"peft_type": str})
     if values["peft_type"] != "LORA":
-        raise CheckpointError(f"{folder / ADAPTER_CONFIG} is of PEFT type {values['peft_type']!r}; only 'LORA' is read.")
+        raise CheckpointError(
+            f"{folder / ADAPTER_CONFIG} is of PEFT type {values['peft_type']!r}; only 'LORA' is read."
+        )
     return Adapter(
         folder=folder,
         config=LoraConfig.from_pretrained(str(folder)),

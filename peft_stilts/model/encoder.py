@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, XLMRobertaConfig, XLMRobertaModel
 from transformers.utils import logging as transformers_logging
 
@@ -19,8 +19,12 @@ from peft_stilts.errors import CheckpointError
 from peft_stilts.kernels.attention import PACKED
 
 WEIGHTS = "model.safetensors"
+FILES = ("config.json", WEIGHTS, "tokenizer.json")
+EXTRA_FILES = ["tokenizer_config.json", "special_tokens_map.json"]
 HEAD_PREFIXES = ("pooler.", "lm_head.", "classifier.", "qa_outputs.", "embeddings.position_ids")
 """Tensors that a folder may hold beyond the encoder's own: heads, the pooler, and old releases' position numbers."""
+
+transformers_logging.disable_progress_bar()  # its bars for loading and writing; the command line has its own
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,11 @@ def load_encoder(source: str | Path, revision: str | None = None) -> Encoder:
     read. Raises CheckpointError when something is missing, is no XLM-R, or a tensor is missing, unexpected, misshapen
     or not finite.
     """
-    paths = {name: _file(source, name, revision) for name in ("config.json", WEIGHTS)}
-    config = _read_config(source, paths["config.json"])
-    model = _load_weights(source, config, paths[WEIGHTS].parent)
-    local = Path(source).is_dir()
+    folder = _folder(source, revision)
+    config = _read_config(source, folder / "config.json")
+    model = _load_weights(source, config, folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **({} if local else {"revision": revision}))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source}: the tokenizer cannot be read ({_first_line(error)}).") from error
     if len(tokenizer) > config.vocab_size or tokenizer.pad_token_id != config.pad_token_id:
@@ -75,10 +78,9 @@ def load_encoder(source: str | Path, revision: str | None = None) -> Encoder:
             f"{source}: the tokenizer has {len(tokenizer)} words and padding id {tokenizer.pad_token_id}, "
             f"the model {config.vocab_size} and {config.pad_token_id}: they do not belong together."
         )
-    # The hub's cache keeps a file under snapshots/<commit>/.
-    found = (revision or "local") if local else paths[WEIGHTS].parent.name
-    identity = {"id": str(source), "revision": found, "sha256": sha256_file(paths[WEIGHTS])}
-    return Encoder(model, tokenizer, identity)
+    # The hub's cache keeps a repository's files under snapshots/<commit>/.
+    found = (revision or "local") if folder == Path(source) else folder.name
+    return Encoder(model, tokenizer, {"id": str(source), "revision": found, "sha256": sha256_file(folder / WEIGHTS)})
 
 
 def random_encoder(config: XLMRobertaConfig, seed: int, tokenizer: PreTrainedTokenizerBase | None = None) -> Encoder:
@@ -101,21 +103,22 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _file(source: str | Path, name: str, revision: str | None) -> Path:
-    """The path of one file of a folder or (downloaded) of a hub repository."""
+def _folder(source: str | Path, revision: str | None) -> Path:
+    """The folder with the files of `source`: itself, or where the hub's files were downloaded to."""
     folder = Path(source)
-    if folder.is_dir():
-        if (folder / name).is_file():
-            return folder / name
-        pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
-        refused = f" ({', '.join(pickled)} is not read: pickled files can run code)" if pickled else ""
-        raise CheckpointError(f"{folder} has no {name}{refused}. Give a folder with config.json and {WEIGHTS}.")
-    try:
-        return Path(hf_hub_download(str(source), name, revision=revision))
-    except Exception as error:  # huggingface_hub raises many kinds: no such repository, file, revision, network, cache
-        raise CheckpointError(
-            f"{source} is not a folder here, and {name} cannot be had from the hub: {_first_line(error)}"
-        ) from error
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=list(FILES) + EXTRA_FILES))
+        except Exception as error:  # huggingface_hub raises many kinds: no such repository, revision, network, cache
+            raise CheckpointError(
+                f"{source} is not a folder here, and cannot be had from the hub: {_first_line(error)}"
+            ) from error
+    for name in FILES:
+        if not (folder / name).is_file():
+            pickled = sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern))
+            refused = f" ({', '.join(pickled)} is not read: pickled files can run code)" if pickled else ""
+            raise CheckpointError(f"{source} has no {name}{refused}. An encoder has {', '.join(FILES)}.")
+    return folder
 
 
 def _read_config(source: str | Path, path: Path) -> XLMRobertaConfig:
@@ -150,7 +153,9 @@ def _load_weights(source: str | Path, config: XLMRobertaConfig, folder: Path) ->
         raise CheckpointError(f"{source}: {WEIGHTS} cannot be read: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(before)
-    unexpected = [name for name in report["unexpected_keys"] if not name.removeprefix("roberta.").startswith(HEAD_PREFIXES)]
+    unexpected = [
+        name for name in report["unexpected_keys"] if not name.removeprefix("roberta.").startswith(HEAD_PREFIXES)
+    ]
     wrong = {
         "missing": sorted(report["missing_keys"]),
         "unexpected": sorted(unexpected),

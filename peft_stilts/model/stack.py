@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,9 @@ class Stack(nn.Module):
     `parents`: what is known of the frozen adapters (`name`, `task`, `sha256`), lowest first.
     """
 
-    def __init__(self, model: nn.Module, identity: dict[str, str], names: Sequence[str], parents: list[dict], full: bool):
+    def __init__(
+        self, model: nn.Module, identity: dict[str, str], names: Sequence[str], parents: list[dict], full: bool
+    ):
         super().__init__()
         self.model = model
         self.identity = identity
@@ -110,7 +113,9 @@ def lora(encoder: Encoder, frozen: Sequence[Path], new: LoraSettings | None, tas
         if isinstance(model, PeftModel):
             model.add_adapter(name, config)
         else:
-            model = PeftModel(model, config, adapter_name=name)
+            with warnings.catch_warnings():  # PEFT asks transformers a question that is deprecated there
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+                model = PeftModel(model, config, adapter_name=name)
         names.append(name)
 
     for depth, folder in enumerate(frozen, start=1):

@@ -24,10 +24,11 @@ class RowFilter:
     """Which rows of a split are used. `name` stands for it in stage keys: another choice of rows needs another name.
 
     `choose(dataset)` gives the row numbers to keep; it sees the whole split, so a choice may depend on all rows.
+    Filters of one name are equal.
     """
 
     name: str
-    choose: Callable[[Dataset], Sequence[int]]
+    choose: Callable[[Dataset], Sequence[int]] = field(compare=False)
 
     def apply(self, dataset: Dataset) -> Dataset:
         """The chosen rows, in the order that `choose` gives."""
@@ -58,10 +59,11 @@ class Task:
     """One task. Adding a task is adding one of these to TASKS.
 
     `languages`: XTREME's codes where it is scored, ('en',) for an intermediate task. `train`, `select`: English rows to
-    train on and to choose a checkpoint by (never an item that is scored); a task that is trained on another task's rows
-    has None here and that task's name in `trained_on`. `test`: the scored split of a language. `trained_on`: the task
-    whose `train` and `select` are used, itself included; None for a task without training. `primary`: the headline metric, one of
-    `metrics`. `rows`: rows in the published release, by 'train', 'select' and language code, for estimates only.
+    train on and to choose a checkpoint by (never an item that is scored). `test`: the scored split of a language, None
+    for an intermediate task. `trained_on`: the task whose `train` and `select` are used, itself included (one that
+    names another task has None in both); None for a task without training. `primary`: the headline metric, one of
+    `metrics`. `rows`: rows in the published release by 'train', 'select' and language code, for estimates only
+    ('select' is an upper bound where a filter depends on the rows).
     """
 
     name: str

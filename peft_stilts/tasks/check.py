@@ -26,8 +26,8 @@ def check_rows(form: str, dataset: Dataset, where: str, labelled: bool = True) -
     """`dataset` with its columns, types and contents checked for a `form` of TASKS; `where` names it in messages.
 
     Span rows: ids are unique; context, question and answers are not blank; text and answer_start are of one length, at
-    least one; the context holds each answer. An answer that stands elsewhere than answer_start says (or with other white
-    space) is moved to its nearest place, and the number of such answers is logged; then a corrected copy is returned.
+    least one; the context holds each answer. An answer that stands elsewhere than answer_start says (or with other
+    white space) is moved to its nearest place, their number is logged, and a corrected copy is returned.
     Retrieval rows: no sentence is blank. Raises DataError naming `where`, the columns and the first rows at fault.
     """
     table = dataset.with_format("arrow")[:]
@@ -98,15 +98,13 @@ def _check_ids(table: pa.Table, where: str) -> None:
 def _check_answer_type(table: pa.Table, where: str) -> None:
     wanted = "{text: list of text, answer_start: list of integers}"
     if "answers" not in table.column_names:
-        raise DataError(f"{where} has no column 'answers' of {wanted}; its columns are {', '.join(table.column_names)}.")
+        raise DataError(
+            f"{where} has no column 'answers' of {wanted}; its columns are {', '.join(table.column_names)}."
+        )
     kind = table.schema.field("answers").type
     fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
     lists = all(name in fields and hasattr(fields[name], "value_type") for name in ("text", "answer_start"))
-    if not (
-        lists
-        and _is_text(fields["text"].value_type)
-        and pa.types.is_integer(fields["answer_start"].value_type)
-    ):
+    if not (lists and _is_text(fields["text"].value_type) and pa.types.is_integer(fields["answer_start"].value_type)):
         raise DataError(f"{where}: column 'answers' holds {kind}, not {wanted}.")
 
 

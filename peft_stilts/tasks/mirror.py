@@ -71,7 +71,7 @@ def read_xquad(source: Path, say: Callable[[str], None]) -> Iterator[Piece]:
 
 
 def read_squad(source: Path, say: Callable[[str], None]) -> Iterator[Piece]:
-    """train-v1.1.json and dev-v1.1.json of SQuAD -> rajpurkar/squad plain_text train and validation; both are needed."""
+    """train-v1.1.json and dev-v1.1.json (both needed) -> rajpurkar/squad plain_text train and validation."""
     files = {"train": source / "train-v1.1.json", "validation": source / "dev-v1.1.json"}
     for split, path in files.items():
         if not path.is_file():
@@ -109,7 +109,7 @@ _EXPECTED = {
 
 
 def read_squad_json(path: Path, schema: pa.Schema) -> pa.Table:
-    """A file in SQuAD v1.1's JSON format as a checked table, a row a question, in the file's order; raises DataError."""
+    """A file in SQuAD v1.1's JSON format as a checked table, a row a question, in its order; raises DataError."""
     try:
         articles = json.loads(_text(path))["data"]
         rows = [
@@ -139,7 +139,7 @@ def read_squad_json(path: Path, schema: pa.Schema) -> pa.Table:
 def write_question_ids(xquad_english: Path | str, out: Path | str) -> None:
     """Writes the sorted question ids of xquad.en.json: how tasks/xquad_question_ids.txt was made."""
     ids = sorted(read_squad_json(Path(xquad_english), SPAN_SCHEMA)["id"].to_pylist())
-    head = "# Question ids of XQuAD (deepmind/xquad, xquad.en.json; CC BY-SA 4.0). Made by write_question_ids in tasks/mirror.py."
+    head = "# Question ids of XQuAD (deepmind/xquad, xquad.en.json; CC BY-SA 4.0); made by tasks/mirror.py."
     text = "\n".join([head, *ids, ""])
     _write(Path(out), lambda file: file.write(text.encode()))
 

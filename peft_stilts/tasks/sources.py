@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peft_stilts.errors import DataError
+from peft_stilts.errors import DataError, StiltsError
 from peft_stilts.languages import LANGUAGES, Language
 from peft_stilts.registry import unknown
 from peft_stilts.tasks.base import Split, Task
@@ -57,9 +57,11 @@ def narrow(dataset: Dataset, split: Split, limit: int | None, where: str) -> Dat
     if split.rows is not None:
         try:
             dataset = split.rows.apply(dataset)
-        except (KeyError, AttributeError, TypeError) as error:
+        except (KeyError, ValueError, AttributeError, TypeError) as error:
             names = ", ".join(dataset.column_names)
-            raise DataError(f"{where}: cannot choose rows {split.rows.name!r} from columns {names}: {error}.") from error
+            raise DataError(
+                f"{where}: cannot choose rows {split.rows.name!r} from columns {names}: {error}."
+            ) from error
     if len(dataset) == 0:
         raise DataError(f"{where} has no rows{f' left by {split.rows.name!r}' if split.rows else ''}.")
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
@@ -82,6 +84,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._commits: dict[tuple[str, str], str] = {}
+        self._reachable = True
 
     def languages(self, task: Task) -> tuple[str, ...]:
         """All languages of the task."""
@@ -98,11 +101,17 @@ class Hub:
         commit = self.resolve(split)
         where = f"{split} at {commit[:12]}"
         try:
-            dataset = load_dataset(split.repo, split.config, split=split.split, revision=commit)
-        except Exception as error:  # datasets raises its own, httpx's, pyarrow's and builtin errors here
+            dataset = _cached_rows(split, commit)
+            if dataset is None and not self._reachable:
+                raise DataError(f"cannot load {where}: the hub cannot be reached, the cache has no copy. {_INSTEAD}")
+            if dataset is None:
+                load_dataset(split.repo, split.config, split=split.split, revision=commit)
+                dataset = _cached_rows(split, commit)  # load_dataset itself falls back to any commit in the cache
+        except StiltsError:
+            raise
+        except Exception as error:  # datasets raises its own, the HTTP library's, pyarrow's and builtin errors here
             raise DataError(f"cannot load {where}: {_first_line(error)}. {_INSTEAD}") from error
-        paths = [Path(entry["filename"]).parts for entry in dataset.cache_files]
-        if not all(commit in parts for parts in paths):  # datasets serves any cached commit when the hub is away
+        if dataset is None:
             raise DataError(f"cannot load {where}: only another version of it is in the cache. {_INSTEAD}")
         return narrow(dataset, split, limit, where)
 
@@ -130,6 +139,7 @@ class Hub:
             answer = getattr(getattr(error, "response", None), "status_code", 0)
             if isinstance(error, HfHubHTTPError) and 400 <= answer < 500 and answer != 429:
                 raise DataError(f"the hub refuses {repo} at {revision!r}: {reason}. {_INSTEAD}") from error
+        self._reachable = False
         commit = _cached_commit(repo)
         if commit is None:
             raise DataError(f"the hub cannot be reached for {repo} ({reason}) and the cache has no copy. {_INSTEAD}")
@@ -145,15 +155,31 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
-def _cached_commit(repo: str) -> str | None:
-    """The commit of the newest copy of `repo` that datasets has prepared (CACHE/owner___name/config/version/commit)."""
-    from datasets import config
+def _cached_copies(repo: str, config: str, commit: str) -> list[Path]:
+    """Folders that datasets has prepared, CACHE/owner___name/config/version/commit; `*` stands for any."""
+    from datasets import config as settings
     from datasets.naming import camelcase_to_snakecase
 
     owner, name = repo.split("/")
-    copies = Path(config.HF_DATASETS_CACHE).glob(f"{owner}___{camelcase_to_snakecase(name)}/*/*/*/dataset_info.json")
-    commits = [copy for copy in copies if _FULL_COMMIT.fullmatch(copy.parent.name)]
-    return max(commits, key=lambda copy: copy.stat().st_mtime).parent.name if commits else None
+    root = Path(settings.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(name)}"
+    return [info.parent for info in root.glob(f"{config}/*/{commit}/dataset_info.json")]
+
+
+def _cached_commit(repo: str) -> str | None:
+    """The commit of the newest prepared copy of any configuration of `repo`."""
+    copies = [copy for copy in _cached_copies(repo, "*", "*") if _FULL_COMMIT.fullmatch(copy.name)]
+    return max(copies, key=lambda copy: copy.stat().st_mtime).name if copies else None
+
+
+def _cached_rows(split: Split, commit: str) -> Dataset | None:
+    """The split as prepared from exactly this commit, without asking the hub; None when there is none."""
+    from datasets import Dataset, concatenate_datasets
+
+    for folder in _cached_copies(split.repo, split.config or "default", commit):
+        files = sorted(folder.glob(f"*-{split.split}.arrow")) or sorted(folder.glob(f"*-{split.split}-*-of-*.arrow"))
+        if files:
+            return concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+    return None
 
 
 class LocalMirror:
@@ -205,7 +231,7 @@ class LocalMirror:
         return narrow(table_to_dataset(table), split, limit, where)
 
     def identify(self, split: Split) -> dict[str, Any]:
-        """See Provider; `revision` is 'local', `digest` is over names and bytes of the files of this config and split."""
+        """See Provider; `revision` is 'local', `digest` covers names and bytes of the files of this split."""
         from peft_stilts.digest import sha256_folder
 
         digest = sha256_folder(self.root / split.repo, self.files(split))
@@ -259,7 +285,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def _patterns(data_files: Any) -> dict[str, list[str]]:
-    """`data_files:` in any of the hub's forms as {split: patterns}: a list of {split, path}, a mapping, or bare paths."""
+    """`data_files:` as {split: patterns}, from the hub's forms: a list of {split, path}, a mapping, bare paths."""
     if isinstance(data_files, str):
         data_files = {"train": data_files}
     if isinstance(data_files, Sequence):

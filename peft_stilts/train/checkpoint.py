@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from peft_stilts.digest import canonical_json, key_of, sha256_file
@@ -64,6 +65,8 @@ class Checkpoints:
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        for left in [*self.folder.glob("writing-*"), *self.folder.glob(".best-*")]:  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         self.learner, self.optimizer, self.scaler, self.say = learner, optimizer, accelerator.scaler, say
         self.purpose = key_of([purpose, {name: list(p.shape) for name, p in learner.trainable().items()}])
         self.latest: int | None = None
@@ -137,7 +140,9 @@ class Checkpoints:
 
     def last_good(self) -> str:
         """Words for error messages: which checkpoint the training can go on from."""
-        return "no checkpoint yet" if self.latest is None else f"last good checkpoint: step {self.latest} in {self.folder}"
+        return (
+            "no checkpoint yet" if self.latest is None else f"last good checkpoint: step {self.latest} in {self.folder}"
+        )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {}
@@ -198,11 +203,10 @@ def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         save_file(tensors, scratch)
         _flush(scratch)
         os.replace(scratch, path)
-    except BaseException as error:
+    except SafetensorError as error:  # its own kind for 'no space left' and the like
+        raise OSError(str(error)) from error
+    finally:
         scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError) or not isinstance(error, Exception):
-            raise
-        raise OSError(str(error)) from error  # safetensors wraps 'no space left' in an error of its own
 
 
 def _flush(path: Path) -> None:

@@ -103,7 +103,7 @@ def train(
             whole = False
             for options in optimizer.param_groups:
                 options["lr"] = options["peak"] * factor
-            optimizer.step()
+            _update(optimizer)
             state.step += 1
             state.features += len(indices) * group
             state.tokens += sum(lengths[i * group + j] for i in indices for j in range(group))
@@ -186,6 +186,19 @@ def _gradients(
             )
         state.token_budget = max(1, min(largest, state.token_budget) // 2)
         say(f"out of memory at step {state.step + 1}: going on with {state.token_budget} tokens a pack")
+
+
+def _update(optimizer: torch.optim.Optimizer) -> None:
+    """One optimizer step. Its moments are made in the first one: TrainingError when memory does not hold them."""
+    try:
+        optimizer.step()
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise TrainingError(
+                "the optimizer's moments do not fit in memory (8 bytes a trained parameter). Use method lora or a "
+                "smaller model."
+            ) from error
+        raise
 
 
 def _judge(loss: float, norm: float, state: State, accelerator: Accelerator, where: str) -> None:

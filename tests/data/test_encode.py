@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from peft_stilts.data.encode import decode_spans, encode_sentences, encode_span, plan_windows
 from peft_stilts.errors import UsageError
 
-CONTEXT = "the quick brown fox jumps over the lazy dog near a river bank in the old town where Paris and Berlin met in 1931"
+CONTEXT = (
+    "the quick brown fox jumps over the lazy dog near a river bank in the old town where Paris and Berlin met in 1931"
+)
 WORDS = ["the", "quick", "fox", "river", "Paris", "Über", "狐狸", "лиса", "½", "x", "1931", "الثعلب", "é", "\u00ad"]
 
 
@@ -61,9 +63,13 @@ def test_windows_are_squads(length, room, step):
     assert sorted({p for first, last in windows for p in range(first, last)}) == list(range(length))
 
 
-@pytest.mark.parametrize(("max_length", "stride", "query"), [(16, 4, 6), (16, 100, 6), (20, 1, 3), (384, 128, 64), (6, 2, 64)])
+@pytest.mark.parametrize(
+    ("max_length", "stride", "query"), [(16, 4, 6), (16, 100, 6), (20, 1, 3), (384, 128, 64), (6, 2, 64)]
+)
 def test_features_match_a_naive_construction(tokenizer, max_length, stride, query):
-    rows = rows_of((CONTEXT, "who met whom in 1931", "Paris"), ("a river", "what is it", "river"), (CONTEXT, "x", "the"))
+    rows = rows_of(
+        (CONTEXT, "who met whom in 1931", "Paris"), ("a river", "what is it", "river"), (CONTEXT, "x", "the")
+    )
     features = encode_span(rows, tokenizer, max_length, stride, query, labelled=True)
     expected = []
     for n in range(3):
@@ -75,7 +81,9 @@ def test_features_match_a_naive_construction(tokenizer, max_length, stride, quer
             ids = [0, *question, 2, 2, *context[first:last], 2]
             most = [naive_is_max_context(spans, which, position) for position in range(first, last)]
             expected.append((n, ids, [False] * (len(question) + 3) + most + [False]))
-    assert [(n, list(ids)) for n, ids in zip(features.example, features.input_ids, strict=True)] == [e[:2] for e in expected]
+    assert [(n, list(ids)) for n, ids in zip(features.example, features.input_ids, strict=True)] == [
+        e[:2] for e in expected
+    ]
     for n, (_, ids, most) in enumerate(expected):
         own = features.offsets[n][:, 0] >= 0
         assert list(features.max_context[n]) == [m and o for m, o in zip(most, own, strict=True)]
@@ -150,7 +158,9 @@ def test_round_trip_covers_the_answer_with_whole_tokens(tokenizer, data):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(text, text), min_size=1, max_size=4), st.integers(6, 40), st.integers(1, 50), st.integers(1, 30))
+@given(
+    st.lists(st.tuples(text, text), min_size=1, max_size=4), st.integers(6, 40), st.integers(1, 50), st.integers(1, 30)
+)
 def test_every_row_gets_one_prediction_at_any_length_limit(tokenizer, pairs, max_length, stride, longest):
     rows = {
         "id": [f"q{n}" for n in range(len(pairs))],

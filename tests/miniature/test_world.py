@@ -17,7 +17,7 @@ shares = st.floats(0, 1)
 
 
 def test_english_and_nine_languages_from_nearest_to_remotest():
-    assert CODES == ("en", *(f"q{letter}" for letter in "abcdefghi"))
+    assert list(CODES) == ["en", *(f"q{letter}" for letter in "abcdefghi")]
     assert [tongue.iso639_3 for tongue in TONGUES.values()] == ["eng", *(f"qa{letter}" for letter in "abcdefghi")]
     distances = [distance(tongue) for tongue in TONGUES.values()]
     assert distances[0] == 0
@@ -91,7 +91,6 @@ def test_a_question_does_not_mention_its_answer(seed, code):
         assert question.text.endswith("?")
 
 
-@pytest.mark.parametrize(("noun", "plural"), [("knife", "knives"), ("cherry", "cherries"), ("axe", "axes"), ("brush", "brushes"),
-                                              ("apple", "apples"), ("story", "stories")])  # fmt: skip
-def test_english_plurals(noun, plural):
-    assert lx.plural(noun) == plural
+def test_english_plurals():
+    nouns = ("knife", "cherry", "axe", "brush", "apple", "story")
+    assert [lx.plural(noun) for noun in nouns] == ["knives", "cherries", "axes", "brushes", "apples", "stories"]

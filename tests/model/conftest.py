@@ -7,10 +7,6 @@ import pytest
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
 
 
-def pytest_configure(config):
-    config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
 @pytest.fixture
 def config():
     return XLMRobertaConfig(
@@ -53,5 +49,10 @@ def tokenizer():
     whole = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     whole.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=whole, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", mask_token="<mask>"
+        tokenizer_object=whole,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
     )

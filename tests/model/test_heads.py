@@ -40,7 +40,9 @@ def padded_model(form, config, learner, dtype):
     model = getattr(transformers, kind)._from_config(config, attn_implementation="eager").to(dtype).eval()
     pairs = {f"stack.model.{n}": f"roberta.{n}" for n, _ in learner.stack.model.named_parameters()}
     for ours, theirs in heads.items():
-        pairs |= {f"head.{ours}.{n}": f"{theirs}.{n}" for n, _ in learner.get_submodule(f"head.{ours}").named_parameters()}
+        pairs |= {
+            f"head.{ours}.{n}": f"{theirs}.{n}" for n, _ in learner.get_submodule(f"head.{ours}").named_parameters()
+        }
     if form == "choice":  # there the pooler does what the classification head's dense layer does
         pairs |= {f"head.classifier.dense.{n}": f"roberta.pooler.dense.{n}" for n in ("weight", "bias")}
     for ours, theirs in pairs.items():

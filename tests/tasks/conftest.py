@@ -17,7 +17,9 @@ def span_rows():
             "title": ["t"] * count,
             "context": [f"Fact {n}: the river {n} is {n} km long." for n in range(count)],
             "question": [f"How long is river {n}?" for n in range(count)],
-            "answers": [{"text": [f"{n} km"], "answer_start": [f"Fact {n}: the river {n} is ".__len__()]} for n in range(count)],
+            "answers": [
+                {"text": [f"{n} km"], "answer_start": [f"Fact {n}: the river {n} is ".__len__()]} for n in range(count)
+            ],
         }
 
     return build

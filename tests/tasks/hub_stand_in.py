@@ -1,4 +1,4 @@
-"""A stand-in for the hub on the loopback interface: enough of its HTTP interface for datasets to load one repository."""
+"""A stand-in for the hub on the loopback interface: enough HTTP for datasets to load one repository."""
 
 import hashlib
 import json

@@ -42,7 +42,9 @@ def test_bad_rows_are_refused(span_rows, column, value, message):
 
 def test_missing_and_mistyped_columns_are_named(span_rows):
     rows = Dataset.from_dict(span_rows())
-    with pytest.raises(DataError, match="the file has no column 'question'; its columns are id, title, context, answers"):
+    with pytest.raises(
+        DataError, match="the file has no column 'question'; its columns are id, title, context, answers"
+    ):
         check_rows("span", rows.remove_columns("question"), "the file")
     with pytest.raises(DataError, match="no column 'answers'"):
         check_rows("span", rows.remove_columns("answers"), "the file")

@@ -94,7 +94,10 @@ def test_nothing_to_score_is_refused():
 words = st.text("ab ,.的狐ال die the", max_size=12)
 
 
-@given(st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=3)), min_size=1, max_size=6), st.sampled_from("en ar zh de".split()))
+@given(
+    st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=3)), min_size=1, max_size=6),
+    st.sampled_from("en ar zh de".split()),
+)
 def test_properties(items, language):
     golds = {str(n): answers for n, (_, answers) in enumerate(items)}
     predictions = {str(n): guess for n, (guess, _) in enumerate(items)}
@@ -103,7 +106,9 @@ def test_properties(items, language):
         assert all(0.0 <= value <= 100.0 + 1e-9 for value in found.values())
         assert score({key: answers[-1] for key, answers in golds.items()}, golds, language)["exact_match"] == 100.0
         assert score({}, golds, language) == {"exact_match": 0.0, "f1": 0.0}
-        shuffled = score(dict(reversed(predictions.items())), {key: golds[key][::-1] for key in reversed(golds)}, language)
+        shuffled = score(
+            dict(reversed(predictions.items())), {key: golds[key][::-1] for key in reversed(golds)}, language
+        )
         assert shuffled == pytest.approx(found)
         swapped = score({key: golds[key][0] for key in golds}, {key: [predictions[key]] for key in golds}, language)
         straight = score(predictions, {key: answers[:1] for key, answers in golds.items()}, language)

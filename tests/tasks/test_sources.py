@@ -97,7 +97,12 @@ def test_missing_things_are_named_with_the_nearest(folder, tmp_path):
 def test_damaged_parquet_is_named(folder, damage):
     whole = folder.path.read_bytes()
     folder.path.write_bytes(
-        {"empty": b"", "text": b"id,context\n", "truncated": whole[:-20], "header": whole[: len(whole) // 2] + whole[-8:]}[damage]
+        {
+            "empty": b"",
+            "text": b"id,context\n",
+            "truncated": whole[:-20],
+            "header": whole[: len(whole) // 2] + whole[-8:],
+        }[damage]
     )
     with pytest.raises(DataError, match="validation-00000-of-00001.parquet is no readable parquet file"):
         LocalMirror(folder.root).load(GERMAN)
@@ -114,7 +119,9 @@ def test_columns_a_filter_needs_are_named(folder):
         LocalMirror(folder.root).load(finnish)
 
 
-@pytest.mark.parametrize("path", ["../../other/x.parquet", "/etc/passwd", "XQuAD.de/../../x", "C:\\x", "hf://datasets/a/b"])
+@pytest.mark.parametrize(
+    "path", ["../../other/x.parquet", "/etc/passwd", "XQuAD.de/../../x", "C:\\x", "hf://datasets/a/b"]
+)
 def test_paths_out_of_the_folder_are_refused(folder, path):
     (folder.root / "other").mkdir()
     shutil.copy(folder.path, folder.root / "other" / "x.parquet")

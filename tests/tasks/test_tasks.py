@@ -24,6 +24,8 @@ def test_every_task_is_consistent():
         if task.test:
             splits = [task.test(LANGUAGES[code]) for code in task.languages]
             assert len(set(map(str, splits))) == len(splits)
+            assert [task.test(LANGUAGES[code]) for code in task.languages] == splits
+            assert len(set(splits)) == len(splits)
             assert set(task.languages) <= set(task.rows)
     assert [len(TASKS[name].languages) for name in TARGETS] == [11, 7, 9, 36]
 

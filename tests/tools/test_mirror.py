@@ -40,7 +40,11 @@ def source(tmp_path):
 
 
 def everything_below(root):
-    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()} if root.exists() else {}
+    return (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        if root.exists()
+        else {}
+    )
 
 
 def quiet(message):
@@ -51,7 +55,8 @@ def test_each_task_is_added_to_the_same_folder(source, tmp_path):
     root, said = tmp_path / "root", []
     mirror("xquad", source, root, said.append)
     (root / "google/xtreme/README.md").write_text(
-        (root / "google/xtreme/README.md").read_text().replace("---\nconfigs", "---\nlicense: other\nconfigs") + "My notes.\n"
+        (root / "google/xtreme/README.md").read_text().replace("---\nconfigs", "---\nlicense: other\nconfigs")
+        + "My notes.\n"
     )
     mirror("tatoeba", source, root, said.append)
     mirror("squad", source, root, said.append)
@@ -92,18 +97,32 @@ def damage_json(path, change):
 
 DAMAGES = {
     "truncated": ("xquad", "xquad.es.json", lambda path: path.write_bytes(path.read_bytes()[:-30]), "no complete JSON"),
-    "latin-1": ("xquad", "xquad.es.json", lambda path: path.write_bytes('{"data": "ñ"}'.encode("latin-1")), "not UTF-8"),
+    "latin-1": (
+        "xquad",
+        "xquad.es.json",
+        lambda path: path.write_bytes('{"data": "ñ"}'.encode("latin-1")),
+        "not UTF-8",
+    ),
     "empty": ("xquad", "xquad.es.json", lambda path: path.write_text(" \n"), "is empty"),
     "other json": ("xquad", "xquad.es.json", lambda path: path.write_text("[1]"), "not in SQuAD's v1.1 format"),
     "no question": ("xquad", "xquad.es.json", lambda path: path.write_text('{"data": []}'), "has no rows"),
     "number": (
-        "xquad", "xquad.es.json", lambda path: damage_json(path, lambda part: part["qas"][0].update(id=7)), "not in SQuAD's"
+        "xquad",
+        "xquad.es.json",
+        lambda path: damage_json(path, lambda part: part["qas"][0].update(id=7)),
+        "not in SQuAD's",
     ),
     "duplicate": (
-        "xquad", "xquad.es.json", lambda path: damage_json(path, lambda part: part["qas"].append(part["qas"][0])), "more than once"
+        "xquad",
+        "xquad.es.json",
+        lambda path: damage_json(path, lambda part: part["qas"].append(part["qas"][0])),
+        "more than once",
     ),
     "no answer": (
-        "xquad", "xquad.es.json", lambda path: damage_json(path, lambda part: part.update(context="Else.")), "does not contain"
+        "xquad",
+        "xquad.es.json",
+        lambda path: damage_json(path, lambda part: part.update(context="Else.")),
+        "does not contain",
     ),
     "short": ("tatoeba", "tatoeba.fra-eng.eng", lambda path: path.write_text("one\n"), "has 2 lines but"),
     "blank": ("tatoeba", "tatoeba.fra-eng.eng", lambda path: path.write_text("one\n \n"), "is blank"),

@@ -42,7 +42,7 @@ def squad(predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], la
 
 
 def mlqa(predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], language: str) -> dict[str, float]:
-    """{'exact_match', 'f1'} in 0..100 by MLQA's rule: Unicode punctuation, the language's articles, Chinese by character.
+    """{'exact_match', 'f1'} in 0..100 by MLQA's rule: Unicode punctuation, own articles, Chinese by character.
 
     As `squad` otherwise. A language that MLQA does not have keeps its articles and is split at white space.
     """

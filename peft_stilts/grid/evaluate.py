@@ -1,0 +1,177 @@
+"""Score what is there: a finished run, one of its stages, an encoder or an adapter; nothing is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from peft_stilts import results
+from peft_stilts.errors import Problems, UsageError
+from peft_stilts.grid.base import Base, find_base
+from peft_stilts.grid.plan import (
+    Cell,
+    Evaluate,
+    Plan,
+    StageBuilder,
+    Train,
+    choose_provider,
+    languages_of,
+    resolve_precision,
+)
+from peft_stilts.grid.run import ROWS, Runner
+from peft_stilts.model import stack as stacks
+from peft_stilts.model.adapter_io import ADAPTER_CONFIG, read_identity
+from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
+from peft_stilts.store import RECORD, Store
+from peft_stilts.tasks import TASKS
+from peft_stilts.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What can be scored: a base encoder, training stages found on disk (None: the base itself), an adapter folder."""
+
+    base: Base
+    models: tuple[Train | None, ...]
+    runs: Path
+    adapter: Path | None = None
+
+
+def evaluate_source(source: Path, request: Request, out: Path) -> None:
+    """Score `request.targets` with the models at `source`; write predictions and results.csv below `out`.
+
+    Where several models can score a target (methods, seeds, with and without intermediate task), each has a folder of
+    its own, named by its key. Raises UsageError with every mistake before anything is scored.
+    """
+    found_source = open_source(source)
+    with Problems() as found:
+        plan = _plan(found_source, request, found)
+    runner = _AdapterRunner(plan, found_source.adapter) if found_source.adapter else Runner(plan)
+    several = len({cell.stage.parent for cell in plan.cells}) > 1
+    parts = []
+    for number, cell in enumerate(plan.cells, start=1):
+        parent = cell.stage.parent
+        folder = out / (parent.key if parent else "base") if several else out
+        folder.mkdir(parents=True, exist_ok=True)
+        runner.write_scores(cell.stage, cell.labels, folder, f"[{number}/{len(plan.cells)}]")
+        parts.append(results.RESULTS.read(folder / ROWS))
+    frame = results.RESULTS.frame([row for part in parts for row in part.to_dict("records")])
+    results.write(frame, out)
+    _print_scores(frame, out)
+
+
+def open_source(source: Path) -> Source:
+    """What lies at `source`: a runs folder, a stage, an adapter folder, an encoder folder, or a hub id."""
+    if (source / "stages").is_dir():
+        store = Store(source)
+        keys = [key for key in store.keys() if store.record(key)["kind"] == "train" and not store.dropped(key)]
+        models = [read_stage(store, key) for key in keys]
+        if not models:
+            raise UsageError(f"{source} holds no finished model; `python -m peft_stilts recipe` makes some")
+        bases = {store.record(key)["base"]["revision"]: key for key in keys}
+        if len(bases) > 1:
+            raise UsageError(f"{source} holds models over {len(bases)} base encoders; name one stage: "
+                             + ", ".join(str(store.folder(key)) for key in bases.values()))
+        return Source(_base_of(store, keys[0]), (None, *models), source)
+    if (source / RECORD).is_file():
+        store = Store(source.resolve().parent.parent)
+        return Source(_base_of(store, source.name), (read_stage(store, source.resolve().name),), store.root)
+    if (source / ADAPTER_CONFIG).is_file():
+        identity = read_identity(source)
+        if identity["parents"]:
+            raise UsageError(f"{source} stands on {len(identity['parents'])} other adapters; give its "
+                             "stages/KEY folder, which knows them")
+        return Source(find_base(identity["base"]["id"]), (None,), Path("runs"), source)
+    return Source(find_base(str(source)), (None,), Path("runs"))
+
+
+def read_stage(store: Store, key: str) -> Train:
+    """A finished training stage and those below it, as their records tell."""
+    record = store.record(key)
+    if record["kind"] != "train":
+        raise UsageError(f"{store.folder(key)} is an evaluation; name a training stage or an encoder folder")
+    spec = record["spec"]
+    settings = TrainingSettings(**spec["settings"] | {"adam_betas": tuple(spec["settings"]["adam_betas"])})
+    lora = LoraSettings(**spec["lora"]) if spec["lora"] else None
+    parent = read_stage(store, spec["parent"]) if spec["parent"] else None
+    return Train(TASKS[spec["task"]], spec["method"], settings, lora, spec["seed"], spec["limit_train"], parent,
+                 record["role"], spec)
+
+
+def _base_of(store: Store, key: str) -> Base:
+    told = store.record(key)["base"]
+    base = find_base(told["scale"])
+    if base.revision != told["revision"]:
+        raise UsageError(f"{store.folder(key)} was trained on {told['id']} at {told['revision']}; "
+                         f"{base.id} is now at {base.revision}")
+    return base
+
+
+def _plan(source: Source, request: Request, found: Problems) -> Plan:
+    provider = choose_provider(request, source.base.miniature)
+    precision = "fp32"
+    with found.collect():
+        precision = resolve_precision(request.precision)
+    builder = StageBuilder(dataclasses.replace(request, runs=source.runs), source.base, provider, precision)
+    names = [name for name, task in TASKS.items() if task.is_target]
+    cells: list[Cell] = []
+    for name in choices(request.targets or (), names, "target task", found):
+        task = TASKS[name]
+        languages = languages_of(task, provider, request, found)
+        for model in _able(source, task, found):
+            with found.collect():
+                settings = model.settings if model else TrainingSettings(tokens_per_pack=2048)
+                stage = builder.evaluate(task, languages, settings, model)
+                cells.append(Cell(stage, _labels(source, builder, model, task, stage)))
+    plan = Plan(builder.request, source.base, provider, precision, cells, builder.data)
+    for cell in cells:
+        for code in cell.stage.languages:
+            with found.collect():
+                plan.data.rows(cell.stage.task.test(provider.language(code)), cell.stage.limit)
+    return plan
+
+
+def _able(source: Source, task: Task, found: Problems) -> list[Train | None]:
+    """The models that can score `task`: with a head of its training task, or any encoder where none is needed."""
+    if task.trained_on is None:
+        models = [model for model in source.models if model is None or model.role == "intermediate"]
+        return models or list(source.models)
+    able = [model for model in source.models if model is not None and model.task.name == task.trained_on]
+    able = [model for model in able if model.role == "target"] or able
+    if not able:
+        found.add(f"nothing here has a head for {task.name}: it needs a model trained on {task.trained_on} (a stage of "
+                  "a run; `recipe ... --keep` keeps the target models)")
+    return able
+
+
+def _labels(source: Source, builder: StageBuilder, model: Train | None, task: Task, stage: Evaluate) -> dict[str, Any]:
+    before = (model.path if task.trained_on is None else model.path[:-1]) if model else ()
+    method = model.method if model else "lora" if source.adapter else "full"
+    if source.adapter:
+        before = (read_identity(source.adapter)["task"],)
+    labels = builder.labels(method, model.settings if task.trained_on else None, model.lora if model else None, stage)
+    return labels | {"recipe": "evaluate", "protocol": "", "intermediate": ">".join(before) or "none",
+                     "seed": model.seed if model else 0}
+
+
+class _AdapterRunner(Runner):
+    """A runner whose model is the base encoder under one adapter folder."""
+
+    def __init__(self, plan: Plan, adapter: Path):
+        super().__init__(plan)
+        self.adapter = adapter
+
+    def model(self, stage: Train | None, place: str):
+        return stacks.lora(self.base_encoder(), [self.adapter], None).to(self.device), None
+
+
+def _print_scores(frame, out: Path) -> None:
+    """One line a model and target: the mean over languages, and where everything is."""
+    primary = frame[frame["primary"]]
+    group = ["target", "method", "intermediate", "seed", "metric", "stage_key"]
+    for values, rows in primary.groupby(group, sort=False):
+        target, method, intermediate, seed, metric, key = values
+        print(f"{target}: {metric} {rows['score'].mean():.1f} over {len(rows)} languages, "
+              f"{rows['examples'].sum():,} items ({method}, intermediate {intermediate}, seed {seed}, {key})")
+    print(f"scores: {out / 'results.csv'}, predictions: below {out}")
