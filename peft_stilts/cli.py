@@ -70,7 +70,7 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", targets: Tex
 
 def recipes() -> None:
     """List the recipes, one line each."""
-    from peft_stilts.spec import read_recipe, recipe_names
+    from peft_stilts.recipe import read_recipe, recipe_names
 
     for name in recipe_names():
         found = read_recipe(name)
@@ -85,7 +85,7 @@ def copy(name: str, path: str) -> None:
         name: the recipe to copy (see `recipes`).
         path: the new file, ending in .yaml; an existing one is not overwritten.
     """
-    from peft_stilts.spec import copy_recipe
+    from peft_stilts.recipe import copy_recipe
 
     copy_recipe(name, Path(path).expanduser())
     print(f"wrote {path}; edit it, then: python -m peft_stilts recipe {path}")

@@ -1,4 +1,4 @@
-"""What is asked for, as frozen typed values: training settings, recipes read from YAML, and the flags of a run."""
+"""What is asked for, as frozen typed values: training settings, adapter shapes, and the flags of a run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.registry import unknown
-from peft_stilts.store import write_atomic
 
 METHODS = ("full", "lora")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -102,8 +99,8 @@ class TrainingSettings:
                           f"{self.max_length}; a pair needs 4 special tokens")
 
 
-_SETTINGS = {field.name for field in dataclasses.fields(TrainingSettings)}
-_LORA = {field.name for field in dataclasses.fields(LoraSettings)}
+SETTINGS = {field.name for field in dataclasses.fields(TrainingSettings)}
+LORA = {field.name for field in dataclasses.fields(LoraSettings)}
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
@@ -135,7 +132,8 @@ def typed(value: Any, kind: Any, where: str) -> Any:
         raise UsageError(f"{where} is {value!r}; it must be {name}{orelse}") from None
 
 
-def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """A settings value of `cls` from texts or numbers; raises UsageError with every wrong one, named after `where`."""
     hints = typing.get_type_hints(cls)
     with Problems() as found:
         kept = {}
@@ -147,168 +145,6 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
         except UsageError as error:
             for problem in error.problems:
                 found.add(f"{where}: {problem}")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One intermediate setting, the targets it is measured on, and the settings of every stage.
-
-    `training` and `miniature` map a stage (`default`, `intermediate`, or the name of a target's training task such
-    as `squad`) to settings; the blocks `full:` and `lora:` inside a stage hold for that method only and win over
-    the plain ones. `miniature` is laid over `training` in the miniature world.
-    """
-
-    name: str
-    intermediate: str
-    targets: tuple[str, ...]
-    protocol: str
-    training: Mapping[str, Mapping[str, Any]]
-    miniature: Mapping[str, Mapping[str, Any]]
-
-    def _values(self, stage: str, method: str, miniature: bool) -> dict[str, Any]:
-        blocks = [source.get(name, {}) for source in (self.training, self.miniature)[: 1 + miniature]
-                  for name in ("default", stage)]
-        plain = {key: value for block in blocks for key, value in block.items() if key not in METHODS}
-        return plain | {key: value for block in blocks for key, value in block.get(method, {}).items()}
-
-    def settings(self, stage: str, method: str, miniature: bool) -> TrainingSettings:
-        """Settings of `stage` for `method`; `stage` is `intermediate` or the name of a training task."""
-        values = {key: value for key, value in self._values(stage, method, miniature).items() if key in _SETTINGS}
-        return _build(TrainingSettings, values, f"recipe {self.name}: {stage} ({method})")
-
-    def lora(self, stage: str, miniature: bool) -> LoraSettings:
-        """Shape of the adapter that `stage` trains."""
-        values = {key: value for key, value in self._values(stage, "lora", miniature).items() if key in _LORA}
-        return _build(LoraSettings, values, f"recipe {self.name}: {stage} (lora)")
-
-
-RECIPE_KEYS = ("name", "intermediate", "targets", "protocol", "training", "miniature")
-
-
-def recipes_folder() -> Path:
-    """The folder of the recipes that come with the program: inside the installed package, else beside it."""
-    inside = Path(__file__).parent / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the program, sorted."""
-    return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, read with `safe_load`; raises UsageError naming the file and the place."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no settings; `python -m peft_stilts copy squad {path.name}` writes an example")
-    return content
-
-
-def _check_blocks(stages: Any, where: str, found: Problems) -> None:
-    if not isinstance(stages, dict):
-        found.add(f"{where} is {stages!r}; it must map stages to settings")
-        return
-    for stage, block in stages.items():
-        if not isinstance(block, dict):
-            found.add(f"{where}.{stage} is {block!r}; it must map settings to values")
-            continue
-        for key, value in block.items():
-            if key in METHODS:
-                allowed = _SETTINGS | (_LORA if key == "lora" else set())
-                if not isinstance(value, dict):
-                    found.add(f"{where}.{stage}.{key} is {value!r}; it must map settings to values")
-                    continue
-                for inner in value:
-                    if inner not in allowed:
-                        found.add(unknown("key", f"{where}.{stage}.{key}.{inner}", allowed))
-            elif key in _LORA:
-                found.add(f"{where}.{stage}.{key} shapes an adapter; it belongs in {where}.{stage}.lora")
-            elif key not in _SETTINGS:
-                found.add(unknown("key", f"{where}.{stage}.{key}", _SETTINGS | set(METHODS)))
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    both = dict(below)
-    for key, value in above.items():
-        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
-    return both
-
-
-def recipe_source(name: str) -> dict[str, Any]:
-    """The content of a recipe file (`squad` or `my.yaml`) with the settings of its protocol filled in below.
-
-    Raises UsageError for an unknown name, an unreadable file or an unknown protocol.
-    """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise UsageError(f"recipe file {name!r} does not exist; "
-                             f"`python -m peft_stilts copy squad {path.name}` writes one to edit")
-    else:
-        path = recipes_folder() / f"{name}.yaml"
-        if name not in recipe_names():
-            raise UsageError(unknown("recipe", name, recipe_names()))
-    content = {"name": path.stem} | read_yaml(path)
-    protocol = content.get("protocol", "jiant")
-    known = [file.stem for file in (recipes_folder() / "protocols").glob("*.yaml")]
-    if protocol not in known:
-        raise UsageError(f"{path}: {unknown('protocol', protocol, known)}")
-    return _merged(read_yaml(recipes_folder() / "protocols" / f"{protocol}.yaml"), content | {"protocol": protocol})
-
-
-def read_recipe(name: str) -> Recipe:
-    """The recipe `name` (one that comes with the program, or a YAML file), checked.
-
-    Raises UsageError with every unknown key, wrong type and impossible value at once.
-    """
-    content = recipe_source(name)
-    with Problems() as found:
-        for key in content:
-            if key not in RECIPE_KEYS:
-                found.add(f"{name}: {unknown('key', key, RECIPE_KEYS)}")
-        for key in ("name", "intermediate"):
-            if not isinstance(content.get(key), str) or not content[key]:
-                found.add(f"{name}: {key} is {content.get(key)!r}; it must be a name")
-        targets = content.get("targets")
-        if not isinstance(targets, list) or not targets or not all(isinstance(item, str) for item in targets):
-            found.add(f"{name}: targets is {targets!r}; it must be a list of target tasks")
-        training, miniature = content.get("training", {}), content.get("miniature", {})
-        _check_blocks(training, f"{name}: training", found)
-        _check_blocks(miniature, f"{name}: miniature", found)
-    recipe = Recipe(content["name"], content["intermediate"], tuple(targets), content["protocol"], training, miniature)
-    with Problems() as found:
-        stages = {stage for blocks in (training, miniature) for stage in blocks} - {"default"}
-        for stage in sorted(stages | {"intermediate"}):
-            for small in (False, True):
-                for method in METHODS:
-                    with found.collect():
-                        recipe.settings(stage, method, small)
-                with found.collect():
-                    recipe.lora(stage, small)
-    return recipe
-
-
-def copy_recipe(name: str, path: Path) -> None:
-    """Write recipe `name` with its protocol's settings filled in to the new file `path`, its comments kept on top.
-
-    Raises UsageError for an unknown recipe, another ending than .yaml, or a file that exists.
-    """
-    with Problems() as found:
-        if path.suffix not in (".yaml", ".yml"):
-            found.add(f"{str(path)!r} must end in .yaml, so that `recipe` knows it for a file")
-        if path.exists():
-            found.add(f"{path} exists and is not overwritten; choose another name")
-        with found.collect():
-            content = recipe_source(name)
-    content = {key: content[key] for key in RECIPE_KEYS if key in content and key != "name"}
-    text = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8")
-    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    body = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
-    first = f"# Copied from the recipe {name!r}, with the settings of its protocol filled in.\n"
-    write_atomic(path, f"{first}{head}\n{body}")
 
 
 @dataclass(frozen=True)

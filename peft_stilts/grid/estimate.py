@@ -137,7 +137,7 @@ class Estimator:
         settings = stage.settings
         key = (split, stage.limit, settings.max_length, settings.doc_stride, settings.max_query_length)
         if key not in self._counted:
-            rows = self.plan.data.rows(split, stage.limit)
+            rows = self.plan.data.rows(stage.task.form, split, stage.limit)
             size = len(rows)
             chosen = np.linspace(0, size - 1, min(size, SAMPLE)).astype(int)
             lengths = FORMS[stage.task.form].encode(rows.select(chosen), self.tokenizer, settings).lengths

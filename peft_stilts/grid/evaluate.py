@@ -128,7 +128,7 @@ def _plan(source: Source, request: Request, found: Problems) -> Plan:
     for cell in cells:
         for code in cell.stage.languages:
             with found.collect():
-                plan.data.rows(cell.stage.task.test(provider.language(code)), cell.stage.limit)
+                plan.data.rows(cell.stage.task.form, cell.stage.task.test(provider.language(code)), cell.stage.limit)
     return plan
 
 

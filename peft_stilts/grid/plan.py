@@ -13,11 +13,12 @@ from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.grid.base import Base, find_base, resolve_scale
 from peft_stilts.miniature.provider import MiniatureWorld
+from peft_stilts.recipe import Recipe, read_recipe
 from peft_stilts.registry import unknown
-from peft_stilts.spec import LoraSettings, Recipe, Request, TrainingSettings, choices, read_recipe
+from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
 from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.base import Split, Task
-from peft_stilts.tasks.sources import Hub, LocalMirror, Provider
+from peft_stilts.tasks.sources import Hub, LocalMirror, Provider, load_checked
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -122,10 +123,10 @@ class DataCache:
         self._rows: dict[tuple[Split, int | None], Dataset] = {}
         self._identities: dict[Split, dict[str, Any]] = {}
 
-    def rows(self, split: Split, limit: int | None) -> Dataset:
-        """The checked rows of `split`, the first `limit` of them; raises DataError."""
+    def rows(self, form: str, split: Split, limit: int | None) -> Dataset:
+        """The rows of `split`, checked for their form, the first `limit` of them; raises DataError."""
         if (split, limit) not in self._rows:
-            self._rows[split, limit] = self.provider.load(split, limit)
+            self._rows[split, limit] = load_checked(self.provider, form, split, limit)
         return self._rows[split, limit]
 
     def identity(self, split: Split) -> dict[str, Any]:
@@ -322,11 +323,11 @@ def _check_data(plan: Plan, found: Problems) -> None:
     for stage in plan.stages.values():
         if stage.kind == "train":
             with found.collect():
-                plan.data.rows(stage.task.train, stage.limit)
+                plan.data.rows(stage.task.form, stage.task.train, stage.limit)
             if stage.settings.keep == "best":
                 with found.collect():
-                    plan.data.rows(stage.task.select, stage.settings.select_examples)
+                    plan.data.rows(stage.task.form, stage.task.select, stage.settings.select_examples)
         else:
             for code in stage.languages:
                 with found.collect():
-                    plan.data.rows(stage.task.test(plan.provider.language(code)), stage.limit)
+                    plan.data.rows(stage.task.form, stage.task.test(plan.provider.language(code)), stage.limit)

@@ -105,7 +105,7 @@ class Runner:
         return sum(tokens)
 
     def rows(self, stage: Evaluate, code: str):
-        return self.plan.data.rows(self.split(stage, code), stage.limit)
+        return self.plan.data.rows(stage.task.form, self.split(stage, code), stage.limit)
 
     def split(self, stage: Evaluate, code: str):
         return stage.task.test(self.plan.provider.language(code))
@@ -167,7 +167,7 @@ class Runner:
             stack = stacks.lora(encoder, below, stage.lora, stage.task.name, stage.seed)
         form = FORMS[stage.task.form]
         head = new_head(form.head, stack.encoder.config, form.num_labels(stage.task), stage.seed)
-        features = form.encode(plan.data.rows(stage.task.train, stage.limit), self.tokenizer, settings)
+        features = form.encode(plan.data.rows(stage.task.form, stage.task.train, stage.limit), self.tokenizer, settings)
         say = functools.partial(print, f"{place} ", flush=True)
         say(f"{len(features):,} features, {stack.describe()}")
         total = round(settings.epochs * features.lengths.sum())
@@ -194,7 +194,7 @@ class Runner:
         """What scores the English development rows while training; None where the last weights are kept."""
         if stage.settings.keep == "last":
             return None
-        items = self.plan.data.rows(stage.task.select, stage.settings.select_examples)
+        items = self.plan.data.rows(stage.task.form, stage.task.select, stage.settings.select_examples)
         form = FORMS[stage.task.form]
         golds = form.golds(items)
         scorer = Scorer(stack, head, self.tokenizer, stage.settings, self.plan.precision, self.device)

@@ -95,7 +95,7 @@ class ClassificationHead(Head):
 
 
 class TaggingHead(Head):
-    """One class a token: logits (T, num_labels), as XLMRobertaForTokenClassification; labels `tags` (T,), -100 ignored."""
+    """One class a token: logits (T, num_labels), as XLMRobertaForTokenClassification; labels `tags` (T,)."""
 
     form = "tagging"
 

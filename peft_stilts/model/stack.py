@@ -78,7 +78,7 @@ class Stack(nn.Module):
                 raise AssertionError(f"{name} is {'frozen' if wanted else 'trainable'}, against {self.describe()}")
 
     def save_adapter(self, folder: Path) -> str:
-        """Write the trained adapter (see adapter_io.save_adapter); returns its sha256. ValueError when there is none."""
+        """Write the trained adapter (adapter_io.save_adapter); returns its sha256. ValueError when there is none."""
         if self.trained is None:
             raise ValueError(f"there is no trained adapter to save in {self.describe()}")
         parameters = adapter_parameters(self.model, self.trained)

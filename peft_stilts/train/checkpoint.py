@@ -77,7 +77,7 @@ class Checkpoints:
         return time.monotonic() - self._written >= max(SHORTEST_SECONDS, 20 * self._cost)
 
     def save(self, state: State) -> None:
-        """Write the checkpoint of `state`, then remove what it makes superfluous. TrainingError when it cannot be written."""
+        """Write the checkpoint of `state`, then remove what it replaces. TrainingError when it cannot be written."""
         began = time.monotonic()
         final = self.folder / f"checkpoint-{state.step:09d}"
         if self.latest != state.step:
@@ -103,7 +103,7 @@ class Checkpoints:
         self._cost = self._written - began
 
     def restore(self, state: State) -> State:
-        """Load the newest sound checkpoint into learner and optimizer; returns its state, or `state` when there is none."""
+        """Load the newest sound checkpoint into learner and optimizer; returns its state, `state` if there is none."""
         for folder in sorted(self.folder.glob("checkpoint-*"), reverse=True):
             try:
                 found, tensors, scaler = self._read(folder)

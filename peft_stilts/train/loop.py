@@ -117,8 +117,8 @@ def train(
     first, last = _ends(state.losses)
     if state.step >= SHORTEST_JUDGED and not last < first:
         raise TrainingError(
-            f"training collapsed: the loss was {first:.4g} over the first tenth of {state.step} steps and {last:.4g} over "
-            f"the last ({checkpoints.last_good()}). Try a smaller learning rate than {settings.lr:g}, or another seed."
+            f"training collapsed: the loss was {first:.4g} over the first tenth of {state.step} steps and {last:.4g} "
+            f"over the last ({checkpoints.last_good()}). Try a smaller learning rate than {settings.lr:g}, or another seed."
         )
     if state.best_step is not None:
         checkpoints.load_best(state)
@@ -181,8 +181,8 @@ def _gradients(
         largest = max(len(pack.input_ids) for pack in packs)
         if all(len(part) == 1 for part in plan):
             raise TrainingError(
-                f"one feature of {largest} tokens does not fit in memory in training. Use a smaller max_length or model, "
-                "or method lora."
+                f"one feature of {largest} tokens does not fit in memory in training. Use a smaller max_length or "
+                "model, or method lora."
             )
         state.token_budget = max(1, min(largest, state.token_budget) // 2)
         say(f"out of memory at step {state.step + 1}: going on with {state.token_budget} tokens a pack")
@@ -202,14 +202,15 @@ def _update(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _judge(loss: float, norm: float, state: State, accelerator: Accelerator, where: str) -> None:
-    """TrainingError for a loss or gradient that is not finite; in fp16 the scaler skips such steps, up to MOST_SKIPS."""
+    """TrainingError for a loss or gradient that is not finite; in fp16 the scaler may skip MOST_SKIPS in a row."""
     if math.isfinite(loss) and math.isfinite(norm):
         state.skipped = 0
         return
     state.skipped += 1
     if accelerator.scaler is None or state.skipped > MOST_SKIPS:
         raise TrainingError(
-            f"training failed: loss {loss}, gradient norm {norm} at {where}. Try a smaller learning rate, or precision fp32."
+            f"training failed: loss {loss}, gradient norm {norm} at {where}. "
+            "Try a smaller learning rate, or precision fp32."
         )
 
 
@@ -223,6 +224,8 @@ def _accelerator(precision: str) -> Accelerator:
     """One process, one device, float32 weights. TrainingError under a launcher that started several."""
     if precision == "fp16" and not torch.cuda.is_available():
         raise TrainingError("precision fp16 needs a CUDA device; use fp32 here.")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     AcceleratorState._reset_state()  # accelerate keeps one precision a process; trainings may differ
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, cpu=not torch.cuda.is_available()

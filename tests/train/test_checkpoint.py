@@ -21,7 +21,7 @@ class Ended(Exception):
 
 @pytest.fixture
 def run(tiny, tmp_path):
-    """run(name, ...) -> (record, weights, what was said): a training with dropout and early stopping in its own folder."""
+    """run(name, ...) -> (record, weights, what was said): dropout and early stopping, in a folder of its own."""
 
     def run(name, end_at=None, error=Ended, method="full", **settings):
         learner, features, said = tiny.make_learner(method, dropout=0.2), tiny.make_features(), []

@@ -68,6 +68,7 @@ def plain_loop(tiny, method, settings, seed):
     return {name: model.get_parameter(theirs).data for name, theirs in names.items()}, losses
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_twenty_steps_equal_a_plain_loop(tiny, method, tmp_path):
     settings = replace(tiny.SETTINGS, **TWENTY)

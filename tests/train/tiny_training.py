@@ -1,4 +1,4 @@
-"""A tiny training, as a module for the tests and as a process of its own to be killed: python tiny_training.py FOLDER STEP."""
+"""A tiny training: a module for the tests, and a process to be killed (python tiny_training.py FOLDER STEP)."""
 
 import dataclasses
 import math
@@ -81,7 +81,7 @@ def selector(learner, features):
 
 
 def main(folder, step):
-    """Train with dropout and early stopping, kill this process after `step` steps, and give a digest of record and weights."""
+    """Train with dropout and early stopping, die after `step` steps; a digest of record and weights."""
     learner, features = make_learner(dropout=0.2), make_features()
 
     def progress(done, total, tokens, loss):
