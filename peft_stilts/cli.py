@@ -157,9 +157,11 @@ def miniature_build(*, out: str = "miniature_weights") -> None:
 
 def miniature_show() -> None:
     """Show the miniature world: its languages with their parameters, and sentences with glosses."""
+    from rich.console import Console
+
     from peft_stilts.miniature.show import show
 
-    show()
+    Console(highlight=False).print(show())
 
 
 HELP = ("-h", "--help", "help")

@@ -118,7 +118,7 @@ def train(
     if state.step >= SHORTEST_JUDGED and not last < first:
         raise TrainingError(
             f"training collapsed: the loss was {first:.4g} over the first tenth of {state.step} steps and {last:.4g} "
-            f"over the last ({checkpoints.last_good()}). Try a smaller learning rate than {settings.lr:g}, or another seed."
+            f"over the last ({checkpoints.last_good()}). Try a learning rate below {settings.lr:g}, or another seed."
         )
     if state.best_step is not None:
         checkpoints.load_best(state)
