@@ -243,6 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("PAGER", "cat")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # threads that spin halve the speed of a shared machine
     try:
         command = check_arguments(argv)
         import fire

@@ -10,12 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from peft_stilts.machine import BF16_FLAGS, cpu_flags, cpu_info, memory, resolve_precision
+
 GIB = 2**30
 HUB_SECONDS = 3.0
 """How long the hub is waited for."""
 LARGE_GIB = 16 * 560e6 / GIB
 """XLM-R Large, 560 million parameters (Conneau et al., 2020, table 12), 16 bytes each: float32 weight, gradient and
 AdamW's two moments; activations come on top."""
+FP32 = "The miniature world is always computed in fp32."
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "accelerate", "datasets", "huggingface_hub", "safetensors",
              "numpy", "pandas", "pyarrow")
 
@@ -75,37 +78,22 @@ def _cuda() -> list[Finding]:
 def _precision() -> Finding:
     import torch
 
-    from peft_stilts.grid.plan import resolve_precision
-
-    chosen = resolve_precision("auto")
+    chosen = resolve_precision("auto", miniature=False)
     if torch.cuda.is_available():
         major, _ = torch.cuda.get_device_capability()
         has = ["fp32", "fp16"] + ["bf16"] * (major >= 8)
-        return Finding("precision", f"{', '.join(has)} in hardware; --precision auto means {chosen}")
+        return Finding("precision", f"{', '.join(has)} in hardware; --precision auto means {chosen}", FP32)
     flags = cpu_flags()
-    has = [flag for flag in ("amx_bf16", "avx512_bf16", "amx_fp16") if flag in flags]
+    has = [flag for flag in BF16_FLAGS if flag in flags]
     value = f"fp32{', ' + ', '.join(has) if has else ''}; --precision auto means {chosen}"
-    meaning = "" if has else "No bf16 in this CPU: --precision bf16 works, and is much slower than fp32."
+    meaning = FP32 if has else "No bf16 in this CPU: --precision bf16 works, and is much slower than fp32."
     return Finding("precision", value, meaning)
-
-
-def cpu_flags() -> set[str]:
-    """Instruction set names of the first CPU as Linux gives them; empty elsewhere."""
-    return set(_cpuinfo().get("flags", "").split())
-
-
-def _cpuinfo() -> dict[str, str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
-    except OSError:
-        return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _cpu() -> Finding:
     import torch
 
-    name = _cpuinfo().get("model name") or platform.processor() or platform.machine()
+    name = cpu_info().get("model name") or platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding("processor", f"{name}, {cores} cores, torch uses {torch.get_num_threads()} threads",
                    "A run that goes on elsewhere ends with the same bits only on the same CPU type and thread count "
@@ -113,26 +101,12 @@ def _cpu() -> Finding:
 
 
 def _memory() -> Finding:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    total = min([memory.total, *_limit()])
-    free = min(memory.available, total)
+    free, total = memory()
     enough = free > 1.5 * LARGE_GIB * GIB
     meaning = "" if enough else (f"Full fine-tuning of XLM-R Large on the CPU needs {LARGE_GIB:.0f} GiB before "
                                  "activations; the miniature world needs 2.")
     return Finding("memory", f"{free / GIB:.1f} of {total / GIB:.1f} GiB free", meaning,
                    "ok" if enough else "note" if free > 2 * GIB else "warning")
-
-
-def _limit() -> list[int]:
-    """The memory limit of this process's control group in bytes, when there is one (containers)."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            return [int(Path(path).read_text())]
-        except (OSError, ValueError):         # absent, or 'max'
-            continue
-    return []
 
 
 def _disk(runs: Path) -> Finding:

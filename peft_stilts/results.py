@@ -116,7 +116,7 @@ STAGES = Table(
 # What a score and its baseline may differ in; they pair when they agree in every other column.
 NOT_PAIRED = ("recipe", "intermediate", "intermediate_variant", "score", "stage_key")
 PAIR = [column for column in RESULTS.columns if column not in NOT_PAIRED]
-CONTEXT = ["scale", "base_model", "base_revision", "data_source", "protocol", "policy"]
+CONTEXT = ["scale", "base_model", "base_revision", "data_source", "protocol"]
 """Columns whose values are never mixed in one table or picture."""
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 GIB = 2**30
 
 
-def large(*, method: tuple[str, ...] = ("full", "lora"), features: int = 8, length: int = 185, tokens_per_pack: int = 1536,
-          precision: str = "fp32", layers: int = 24) -> None:
+def large(*, method: tuple[str, ...] = ("full", "lora"), features: int = 8, length: int = 185,
+          tokens_per_pack: int = 1536, precision: str = "fp32", layers: int = 24) -> None:
     """One optimizer step of a randomly initialised XLM-R Large (24 x 1024, 250,002 words) on SQuAD-length packs.
 
     Prints seconds, peak memory beside the estimate of `--plan_only`, and the share of the machine's matrix-product
@@ -78,7 +78,7 @@ def step(*, method: str, features: int, length: int, tokens_per_pack: int, preci
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{method}, {precision}: one step of {len(ids)} features, {record.tokens:,} tokens in packs of "
           f"{settings.tokens_per_pack:,}: {seconds:.1f} s, {record.tokens / seconds:.0f} tokens/s; peak memory "
-          f"{peak / GIB:.1f} GiB (estimate {estimate / GIB:.1f}); {record.trainable_parameters:,} trainable parameters; "
+          f"{peak / GIB:.1f} GiB (estimate {estimate / GIB:.1f}); {record.trainable_parameters:,} parameters trained; "
           f"{products / seconds / rate:.2f} of the measured product rate ({rate / 1e9:.0f} GFLOP/s)", flush=True)
 
 

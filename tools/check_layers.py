@@ -24,7 +24,7 @@ LONGER_FUNCTIONS = {"peft_stilts/train/loop.py": 100}
 LAYERS: list[tuple[int, tuple[str, ...], str]] = [
     (0, ("__init__", "errors", "digest", "registry", "languages"),
      "version; error family; canonical JSON → key; named tables with did-you-mean; the language table"),
-    (1, ("store", "spec", "recipe", "results", "progress"),
+    (1, ("machine", "store", "spec", "recipe", "results", "progress"),
      "the artefact store; frozen, typed values for recipe, stage and run, unknown keys refused, all errors at once; "
      "the results table; progress of long work"),
     (2, ("tasks",), "what is learned and measured: the `Task` value, the tasks, their sources and their metrics"),

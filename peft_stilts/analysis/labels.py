@@ -39,10 +39,10 @@ def targets(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
 def methods(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     """(label, rows) of every method; where its configuration varies, with the settings that differ: 'lora rank=8'."""
     for method, rows in frame.groupby("method", sort=False):
-        configs = rows["method_config"].unique().tolist()
-        told = differing([_parsed(config) for config in configs])
-        for config, label in zip(configs, told):
-            yield f"{method} {label}".strip(), rows[rows["method_config"] == config]
+        kinds = list(rows.groupby(["method_config", "policy"], sort=False))
+        told = differing([_parsed(config) | {"policy": policy} for (config, policy), _ in kinds])
+        for label, (_, some) in zip(told, kinds):
+            yield f"{method} {label}".strip(), some
 
 
 def intermediates(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:

@@ -15,6 +15,7 @@ from peft_stilts.errors import Problems
 from peft_stilts.evaluate.predict import FORMS
 from peft_stilts.grid.base import load_tokenizer
 from peft_stilts.grid.plan import Evaluate, Plan, Train
+from peft_stilts.machine import available_memory
 from peft_stilts.spec import LoraSettings, TrainingSettings
 
 SAMPLE = 1000
@@ -72,13 +73,6 @@ def runtime_memory() -> int:
 def artefact_bytes(config: XLMRobertaConfig, lora: LoraSettings | None) -> int:
     """Bytes of a finished training stage."""
     return 4 * (adapter_parameters(config, lora) if lora else sum(encoder_parameters(config)))
-
-
-def available_memory() -> int:
-    """Bytes this machine can give: the CUDA device's memory, else the RAM that is free now."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
-    return psutil.virtual_memory().available
 
 
 @cache

@@ -17,9 +17,9 @@ from peft_stilts.grid.plan import (
     Train,
     choose_provider,
     languages_of,
-    resolve_precision,
 )
 from peft_stilts.grid.run import ROWS, Runner
+from peft_stilts.machine import resolve_precision
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import ADAPTER_CONFIG, read_identity
 from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
@@ -112,7 +112,7 @@ def _plan(source: Source, request: Request, found: Problems) -> Plan:
     provider = choose_provider(request, source.base.miniature)
     precision = "fp32"
     with found.collect():
-        precision = resolve_precision(request.precision)
+        precision = resolve_precision(request.precision, source.base.miniature)
     builder = StageBuilder(dataclasses.replace(request, runs=source.runs), source.base, provider, precision)
     names = [name for name, task in TASKS.items() if task.is_target]
     cells: list[Cell] = []

@@ -12,6 +12,7 @@ from peft_stilts import NUMERICS_VERSION
 from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.grid.base import Base, find_base, resolve_scale
+from peft_stilts.machine import resolve_precision
 from peft_stilts.miniature.provider import MiniatureWorld
 from peft_stilts.recipe import Recipe, read_recipe
 from peft_stilts.registry import unknown
@@ -143,22 +144,6 @@ def choose_provider(request: Request, miniature: bool) -> Provider:
     return MiniatureWorld() if miniature else Hub()
 
 
-def resolve_precision(asked: str) -> str:
-    """`auto` made definite: bf16 where the hardware computes in it, fp16 on older CUDA devices, else fp32.
-
-    Raises UsageError for a precision this machine cannot train in.
-    """
-    import torch
-
-    cuda = torch.cuda.is_available()
-    native = cuda and torch.cuda.get_device_capability() >= (8, 0)
-    if asked == "auto":
-        return "bf16" if native else "fp16" if cuda else "fp32"
-    if asked == "fp16" and not cuda:
-        raise UsageError("--precision fp16 needs a CUDA device; use fp32 here (or auto)")
-    return asked
-
-
 def make_plan(request: Request, found: Problems, provider: Provider | None = None) -> Plan | None:
     """The plan of a request. Adds every mistake to `found`; returns None when some make a plan impossible.
 
@@ -172,7 +157,7 @@ def make_plan(request: Request, found: Problems, provider: Provider | None = Non
     with found.collect():
         base = find_base(resolve_scale(request.scale))
     with found.collect():
-        precision = resolve_precision(request.precision)
+        precision = resolve_precision(request.precision, base is not None and base.miniature)
     provider = provider or choose_provider(request, base is not None and base.miniature)
     tasks = _check_names(request, recipes, provider, found)
     if base is None or found.messages:

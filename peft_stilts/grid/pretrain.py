@@ -73,7 +73,7 @@ def build(out: Path, settings: Pretraining = SETTINGS) -> None:
     made, shipped = (sha256_file(folder / "model.safetensors") for folder in (out, miniature_folder()))
     print(f"wrote {out} in {clock(record.seconds)}, loss {record.first_loss:.2f} to {record.last_loss:.2f}")
     print(f"SHA-256 {made}, " + ("as the shipped encoder's" if made == shipped else
-                                 f"the shipped encoder's is {shipped} (made on another type of CPU or library version)"))
+                                 f"the shipped encoder's is {shipped} (made on another CPU type or library version)"))
 
 
 def _save(learner: Learner, config: XLMRobertaConfig, tokenizer, out: Path) -> None:

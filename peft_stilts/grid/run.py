@@ -19,6 +19,7 @@ from peft_stilts.errors import DataError
 from peft_stilts.evaluate.predict import FORMS, Scorer
 from peft_stilts.grid.base import load_tokenizer
 from peft_stilts.grid.plan import Cell, Evaluate, Plan, Train
+from peft_stilts.machine import peak_memory, reset_peak_memory
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import load_head, save_encoder, save_head
 from peft_stilts.model.encoder import Encoder, load_encoder
@@ -27,7 +28,6 @@ from peft_stilts.model.learner import Learner
 from peft_stilts.model.stack import Stack
 from peft_stilts.progress import progress
 from peft_stilts.store import Store, write_atomic
-from peft_stilts.train.loop import _peak_memory as peak_memory
 from peft_stilts.train.loop import train
 
 ENCODER, ADAPTER, HEAD, ROWS = "encoder", "adapter", "head", "results.csv"
@@ -75,6 +75,7 @@ class Runner:
 
     def score(self, stage: Evaluate, labels: Mapping[str, Any], place: str) -> None:
         """Make an evaluation and commit it."""
+        reset_peak_memory()
         draft, began = self.fresh_draft(stage.key), time.monotonic()
         tokens = self.write_scores(stage, labels, draft, place)
         self.commit(stage, draft, {"trainable_parameters": 0, "tokens": tokens,

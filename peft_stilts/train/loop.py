@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from accelerate.state import AcceleratorState
 
 from peft_stilts.data.pack import Packable, make_pack, plan_packs
 from peft_stilts.errors import TrainingError
+from peft_stilts.machine import peak_memory, reset_peak_memory
 from peft_stilts.model.learner import Learner
 from peft_stilts.spec import TrainingSettings
 from peft_stilts.train.checkpoint import Checkpoints, State
@@ -66,6 +66,7 @@ def train(
     `progress` is told (steps done, steps in all, tokens so far, loss) after each step; `say` gets what else happens.
     Raises TrainingError as its docstring says, and KeyboardInterrupt after a checkpoint.
     """
+    reset_peak_memory()
     accelerator = _accelerator(precision)
     group, lengths = learner.head.group, [len(ids) for ids in features.input_ids]
     order = Order(len(lengths) // group, settings.features_per_step, settings.epochs, seed)
@@ -128,7 +129,7 @@ def train(
         features=state.features,
         tokens=state.tokens,
         seconds=state.seconds,
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory(),
         token_budget=state.token_budget,
         best_score=state.best_score,
         best_step=state.best_step,
@@ -224,8 +225,6 @@ def _accelerator(precision: str) -> Accelerator:
     """One process, one device, float32 weights. TrainingError under a launcher that started several."""
     if precision == "fp16" and not torch.cuda.is_available():
         raise TrainingError("precision fp16 needs a CUDA device; use fp32 here.")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     AcceleratorState._reset_state()  # accelerate keeps one precision a process; trainings may differ
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, cpu=not torch.cuda.is_available()
@@ -236,10 +235,3 @@ def _accelerator(precision: str) -> Accelerator:
             "Start it with plain python, and divide the stages among machines instead."
         )
     return accelerator
-
-
-def _peak_memory() -> int:
-    """Bytes: the device's peak with CUDA, else the process's largest resident set (Linux counts it in KiB)."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

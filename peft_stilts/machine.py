@@ -1,0 +1,95 @@
+"""What this machine can do: instruction sets, memory that is really free, and the precision to compute in."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from pathlib import Path
+
+import psutil
+
+from peft_stilts.errors import UsageError
+
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+"""Instruction sets in which a CPU multiplies bf16 matrices; without one bf16 is hundreds of times slower than fp32."""
+
+
+def cpu_info() -> dict[str, str]:
+    """What Linux says of the first CPU, by name; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def cpu_flags() -> set[str]:
+    """Instruction set names of the first CPU as Linux gives them; empty elsewhere."""
+    return set(cpu_info().get("flags", "").split())
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of RAM that are free for this process, and in all; a container's limit counts."""
+    told = psutil.virtual_memory()
+    total, free = told.total, told.available
+    for limit, used in (("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+                        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes")):
+        try:
+            most, now = (int(Path(path).read_text(encoding="ascii")) for path in (limit, used))
+        except (OSError, ValueError):       # no such group, or no limit ("max")
+            continue
+        if most < total:
+            total, free = most, min(free, most - now)
+    return free, total
+
+
+def available_memory() -> int:
+    """Bytes a training can have: the CUDA device's memory, else the free RAM."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return memory()[0]
+
+
+def reset_peak_memory() -> None:
+    """Begin a new measurement of `peak_memory`, so that a stage's peak is its own and not an earlier one's."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):      # Linux: 5 resets the high-water mark of this process
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory() -> int:
+    """Bytes at the most since `reset_peak_memory`: the device's with CUDA, else this process's resident set."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):        # not Linux: the whole process's maximum, in bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def resolve_precision(asked: str, miniature: bool) -> str:
+    """`auto` made definite: bf16 where the hardware computes in it, fp16 on older CUDA devices, else fp32.
+
+    The miniature world is always fp32: a model of a million parameters gains nothing from less, and its scores stay
+    comparable between machines. Raises UsageError for fp16 without a CUDA device.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if asked == "fp16" and not cuda:
+        raise UsageError("--precision fp16 needs a CUDA device; use fp32 here (or auto)")
+    if asked != "auto":
+        return asked
+    if miniature:
+        return "fp32"
+    if cuda:
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    return "bf16" if cpu_flags() & set(BF16_FLAGS) else "fp32"
