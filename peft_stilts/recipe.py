@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.registry import unknown
-from peft_stilts.spec import LORA, METHODS, SETTINGS, LoraSettings, TrainingSettings, build
+from peft_stilts.spec import LORA, METHODS, SETTINGS, LoraSettings, TrainingSettings, build, typed
 from peft_stilts.store import write_atomic
 
 
@@ -74,10 +74,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_blocks(stages: Any, where: str, found: Problems) -> None:
+    """Note in `found` every key that is unknown or out of its place and every value of another type."""
     if not isinstance(stages, dict):
         found.add(f"{where} is {stages!r}; it must map stages to settings")
         return
+    kinds = get_type_hints(TrainingSettings) | get_type_hints(LoraSettings)
     for stage, block in stages.items():
+        if not isinstance(stage, str):
+            found.add(f"{where}.{stage}: a stage is named by a word")
         if not isinstance(block, dict):
             found.add(f"{where}.{stage} is {block!r}; it must map settings to values")
             continue
@@ -87,13 +91,30 @@ def _check_blocks(stages: Any, where: str, found: Problems) -> None:
                 if not isinstance(value, dict):
                     found.add(f"{where}.{stage}.{key} is {value!r}; it must map settings to values")
                     continue
-                for inner in value:
+                for inner, content in value.items():
+                    place = f"{where}.{stage}.{key}.{inner}"
                     if inner not in allowed:
-                        found.add(unknown("key", f"{where}.{stage}.{key}.{inner}", allowed))
+                        found.add(f"{place}: {unknown('key', inner, allowed)}")
+                    else:
+                        with found.collect():
+                            typed(content, kinds[inner], place)
             elif key in LORA:
                 found.add(f"{where}.{stage}.{key} shapes an adapter; it belongs in {where}.{stage}.lora")
             elif key not in SETTINGS:
-                found.add(unknown("key", f"{where}.{stage}.{key}", SETTINGS | set(METHODS)))
+                found.add(f"{where}.{stage}.{key}: {unknown('key', key, SETTINGS | set(METHODS))}")
+            else:
+                with found.collect():
+                    typed(value, kinds[key], f"{where}.{stage}.{key}")
+
+
+def _check_effect(own: Mapping[str, Any], stages: Mapping[str, Any], where: str, found: Problems) -> None:
+    """Note every plain value in a recipe's `own` file that the blocks full and lora of `default` make useless."""
+    above = [stages.get("default", {}).get(method, {}) for method in METHODS]
+    for stage, block in own.items():
+        for key in block:
+            if all(key in values and key not in block.get(method, {}) for method, values in zip(METHODS, above)):
+                found.add(f"{where}.{stage}.{key} would have no effect: the blocks full and lora of `default` have "
+                          f"their own {key} and win; set it in the blocks full and lora of `{stage}`")
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,20 +124,25 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return both
 
 
+def recipe_file(name: str) -> Path:
+    """The file of the recipe `name`, one that comes with the program or a YAML file; raises UsageError."""
+    if not name.endswith((".yaml", ".yml")):
+        if name not in recipe_names():
+            raise UsageError(unknown("recipe", name, recipe_names()))
+        return recipes_folder() / f"{name}.yaml"
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UsageError(f"recipe file {name!r} does not exist; "
+                         f"`python -m peft_stilts copy squad {path.name}` writes one to edit")
+    return path
+
+
 def recipe_source(name: str) -> dict[str, Any]:
     """The content of a recipe file (`squad` or `my.yaml`) with the settings of its protocol filled in below.
 
     Raises UsageError for an unknown name, an unreadable file or an unknown protocol.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise UsageError(f"recipe file {name!r} does not exist; "
-                             f"`python -m peft_stilts copy squad {path.name}` writes one to edit")
-    else:
-        path = recipes_folder() / f"{name}.yaml"
-        if name not in recipe_names():
-            raise UsageError(unknown("recipe", name, recipe_names()))
+    path = recipe_file(name)
     content = {"name": path.stem} | read_yaml(path)
     protocol = content.get("protocol", "jiant")
     known = [file.stem for file in (recipes_folder() / "protocols").glob("*.yaml")]
@@ -146,6 +172,9 @@ def read_recipe(name: str) -> Recipe:
         _check_blocks(miniature, f"{name}: miniature", found)
     recipe = Recipe(content["name"], content["intermediate"], tuple(targets), content["protocol"], training, miniature)
     with Problems() as found:
+        own = read_yaml(recipe_file(name))
+        _check_effect(own.get("training", {}), training, f"{name}: training", found)
+        _check_effect(own.get("miniature", {}), miniature, f"{name}: miniature", found)
         stages = {stage for blocks in (training, miniature) for stage in blocks} - {"default"}
         for stage in sorted(stages | {"intermediate"}):
             for small in (False, True):
@@ -170,7 +199,7 @@ def copy_recipe(name: str, path: Path) -> None:
         with found.collect():
             content = recipe_source(name)
     content = {key: content[key] for key in RECIPE_KEYS if key in content and key != "name"}
-    text = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    text = recipe_file(name).read_text(encoding="utf-8")
     head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     body = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
     first = f"# Copied from the recipe {name!r}, with the settings of its protocol filled in.\n"

@@ -32,6 +32,14 @@ class LoraSettings:
     dropout: float = 0.05
     """probability on the adapter's input"""
 
+    def __post_init__(self) -> None:
+        with Problems() as found:
+            for name in ("rank", "alpha"):
+                if not getattr(self, name) > 0:
+                    found.add(f"{name} is {getattr(self, name)}; it must be greater than 0")
+            if not 0 <= self.dropout < 1:
+                found.add(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -185,6 +193,14 @@ def whole(text: str, flag: str, least: int = 1) -> int:
     return number
 
 
+def seeds(text: str) -> tuple[int, ...]:
+    """Seeds as typed, whole numbers from 0; raises UsageError for one that stands twice, `1,01` included."""
+    found = tuple(whole(item, "seeds", 0) for item in names(text, "seeds"))
+    if len(set(found)) < len(found):
+        raise UsageError(f"--seeds is {text!r}; each seed may stand once")
+    return found
+
+
 def choices(items: Iterable[str], known: Iterable[str], kind: str, found: Problems) -> tuple[str, ...]:
     """The `items` that are among `known`; each other one is added to `found` with the nearest names."""
     items, known = tuple(items), tuple(known)
@@ -211,10 +227,10 @@ def parse_request(recipes: str, flags: Mapping[str, str | None], found: Problems
         "methods": lambda text: choices(names(text, "method"), METHODS, "method", found) or METHODS[:1],
         "targets": lambda text: names(text, "targets"),
         "languages": lambda text: names(text, "languages"),
-        "seeds": lambda text: tuple(whole(item, "seeds", 0) for item in names(text, "seeds")),
+        "seeds": seeds,
         "precision": lambda text: (choices([text], PRECISIONS, "precision", found) or ("auto",))[0],
         "data_root": lambda text: existing_folder(text, "data_root"),
-        "runs": lambda text: Path(text).expanduser(),
+        "runs": lambda text: writable_folder(text, "runs"),
         "limit_train": lambda text: whole(text, "limit_train"),
         "limit_eval": lambda text: whole(text, "limit_eval"),
         "layer": lambda text: whole(text, "layer", 0),
@@ -239,3 +255,12 @@ def existing_folder(text: str, flag: str) -> Path:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"--{flag} {text!r} cannot be read; check its permissions")
     return folder.resolve()
+
+
+def writable_folder(text: str, flag: str) -> Path:
+    """The folder typed, which need not be there yet; raises UsageError where a file stands in its way."""
+    folder = Path(text).expanduser()
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UsageError(f"--{flag} {text!r}: {there} is a file, not a folder; choose another")
+    return folder

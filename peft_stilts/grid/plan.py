@@ -179,12 +179,18 @@ def _check_names(request: Request, recipes: list[Recipe], provider: Provider, fo
     targets = [name for name, task in TASKS.items() if task.is_target]
     trainable = [name for name, task in TASKS.items() if not task.is_target and task.train is not None]
     chosen: dict[str, list[tuple[Task, tuple[str, ...]]]] = {}
-    if request.layer is not None and not any(TASKS[name].form == "retrieval" for recipe in recipes
+    if recipes and request.layer is not None and not any(TASKS[name].form == "retrieval" for recipe in recipes
                                              for name in request.targets or recipe.targets if name in targets):
         found.add("--layer chooses the layer that retrieval pools, and no retrieval target is asked for")
     if len({recipe.name for recipe in recipes}) < len(recipes):
         found.add(f"two recipes have the same name: {', '.join(recipe.name for recipe in recipes)}")
+    if not recipes:             # none could be read; what was typed is checked all the same
+        typed_languages(provider, request, found)
+        choices(request.targets or (), targets, "target task", found)
+    stages = {"default", "intermediate", *(TASKS[name].trained_on or name for name in targets)}
     for recipe in recipes:
+        for stage in {*recipe.training, *recipe.miniature} - stages:
+            found.add(f"recipe {recipe.name}: {unknown('stage', stage, stages)}")
         if recipe.intermediate not in ("none", *trainable):
             found.add(f"recipe {recipe.name}: "
                       f"{unknown('intermediate task', recipe.intermediate, ['none', *trainable])}")
@@ -201,12 +207,17 @@ def languages_of(task: Task, provider: Provider, request: Request, found: Proble
     offered = provider.languages(task)
     if request.languages is None:
         return offered
-    known = sorted({code for other in TASKS.values() if other.is_target for code in provider.languages(other)})
-    asked = choices(request.languages, known, "language", found)
+    asked = typed_languages(provider, request, found)
     languages = tuple(code for code in offered if code in asked)
     if asked and not languages:
         found.add(f"{task.name} is not scored in {', '.join(asked)}; its languages: {', '.join(offered)}")
     return languages
+
+
+def typed_languages(provider: Provider, request: Request, found: Problems) -> tuple[str, ...]:
+    """The `--languages` that some target is scored in; each other one is noted in `found`."""
+    known = sorted({code for task in TASKS.values() if task.is_target for code in provider.languages(task)})
+    return choices(request.languages or (), known, "language", found)
 
 
 class StageBuilder:

@@ -63,8 +63,8 @@ class Style:
     """How a data set's contexts and questions look.
 
     `sentences`: fewest and most; `facts`: share of facts about persons; `echo`: share of sentences that share
-    circumstances with an earlier one; `by_class`: share of 'which fruit' questions; `spare`: whether questions mention no
-    more than needed (as questions written without seeing the text do).
+    circumstances with an earlier one; `by_class`: share of 'which fruit' questions; `spare`: whether questions mention
+    no more than needed (as questions written without seeing the text do).
     """
 
     sentences: tuple[int, int]

@@ -3,7 +3,7 @@
 The trainer is this module's own, because the one of the `tokenizers` library gives other scores in every process. It is
 SentencePiece's idea (Kudo 2018, arXiv 1804.10959) with Viterbi counts: begin with all substrings, segment every word in
 the most probable way, count the pieces used, drop the rarest, and repeat. Pieces hold at most `LONGEST` letters, so
-that many words have two pieces and cognates can share one; without a limit every word of so small a world would be a piece.
+that many words have two pieces and cognates can share one; without a limit each word of so small a world would be one.
 """
 
 from __future__ import annotations
