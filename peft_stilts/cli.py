@@ -124,13 +124,15 @@ def evaluate(source: str, *, targets: str, data_root: Text = None, languages: Te
         precision: auto, fp32, bf16 or fp16.
     """
     from peft_stilts.grid.evaluate import evaluate_source
-    from peft_stilts.spec import parse_request
+    from peft_stilts.spec import parse_request, writable_folder
 
     with Problems() as found:
         request = parse_request("none", {
             "targets": targets, "languages": languages, "data_root": data_root, "limit_eval": limit_eval,
             "layer": layer, "precision": precision}, found)
-    evaluate_source(Path(source).expanduser(), request, Path(out).expanduser())
+        with found.collect():
+            folder = writable_folder(out, "out")
+    evaluate_source(Path(source).expanduser(), request, folder)
 
 
 def doctor(*, runs: str = "runs") -> None:
@@ -151,8 +153,9 @@ def miniature_build(*, out: str = "miniature_weights") -> None:
         out: the new folder to write.
     """
     from peft_stilts.grid.pretrain import build
+    from peft_stilts.spec import writable_folder
 
-    build(Path(out).expanduser())
+    build(writable_folder(out, "out").absolute())
 
 
 def miniature_show() -> None:
@@ -263,10 +266,11 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM):
             raise
-        free = shutil.disk_usage(Path(error.filename).parent if error.filename and
-                                 Path(error.filename).parent.is_dir() else ".").free
-        sys.exit(_fail(f"error: {error.strerror}: {error.filename or 'the runs folder'} ({free / 2**30:.1f} GiB free). "
-                       "Finished stages are kept; mend this, or choose another --runs, and give the same command", 1))
+        where = "the folder of results"
+        if error.filename and Path(error.filename).parent.is_dir():
+            where = f"{error.filename} ({shutil.disk_usage(Path(error.filename).parent).free / 2**30:.1f} GiB free)"
+        sys.exit(_fail(f"error: {os.strerror(error.errno)}: {where}. Finished stages are kept; mend this, or "
+                       "choose another --runs, and give the same command", 1))
 
 
 def _fail(message: str, code: int) -> int:

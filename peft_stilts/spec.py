@@ -251,7 +251,8 @@ def existing_folder(text: str, flag: str) -> Path:
     """The folder typed; raises UsageError when it is not there or cannot be read."""
     folder = Path(text).expanduser()
     if not folder.is_dir():
-        raise UsageError(f"--{flag} {text!r} is no folder; `python tools/mirror.py --help` shows how to make one")
+        hint = "; `python tools/mirror.py --help` shows how to make one" if flag == "data_root" else ""
+        raise UsageError(f"--{flag} {text!r} is no folder{hint}")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"--{flag} {text!r} cannot be read; check its permissions")
     return folder.resolve()

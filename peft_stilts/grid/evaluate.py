@@ -48,7 +48,7 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
     with Problems() as found:
         plan = _plan(found_source, request, found)
     runner = _AdapterRunner(plan, found_source.adapter) if found_source.adapter else Runner(plan)
-    several = len({cell.stage.parent for cell in plan.cells}) > 1
+    several = len({cell.stage.parent and cell.stage.parent.key for cell in plan.cells}) > 1
     parts = []
     for number, cell in enumerate(plan.cells, start=1):
         parent = cell.stage.parent
@@ -75,8 +75,9 @@ def open_source(source: Path) -> Source:
                              + ", ".join(str(store.folder(key)) for key in bases.values()))
         return Source(_base_of(store, keys[0]), (None, *models), source)
     if (source / RECORD).is_file():
-        store = Store(source.resolve().parent.parent)
-        return Source(_base_of(store, source.name), (read_stage(store, source.resolve().name),), store.root)
+        folder = source.resolve()
+        store = Store(folder.parent.parent)
+        return Source(_base_of(store, folder.name), (read_stage(store, folder.name),), store.root)
     if (source / ADAPTER_CONFIG).is_file():
         identity = read_identity(source)
         if identity["parents"]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from peft_stilts import results
-from peft_stilts.errors import DataError
+from peft_stilts.errors import DataError, StoreError
 from peft_stilts.evaluate.predict import FORMS, Scorer
 from peft_stilts.grid.base import load_tokenizer
 from peft_stilts.grid.plan import Cell, Evaluate, Plan, Train
@@ -67,7 +68,7 @@ class Runner:
         with self.store.claim(stage.key, waiting(stage, place)):
             if not self.store.finished(stage.key):
                 self.score(stage, cell.labels, place)
-        rows = results.RESULTS.read(self.store.folder(stage.key) / ROWS).assign(**cell.labels)
+        rows = results.RESULTS.read(self.store.open(stage.key) / ROWS).assign(**cell.labels)
         with self.store.claim("results"):
             self.enter(results.RESULTS, rows)
         if not self.plan.request.keep:
@@ -184,11 +185,14 @@ class Runner:
                            folder=self.store.work(stage.key) / "checkpoints", say=say, progress=shown,
                            select=self.selection(stage, stack, head))
         draft = self.fresh_draft(stage.key)
-        if stage.method == "full":
-            save_encoder(stack.encoder, self.tokenizer, draft / ENCODER)
-        else:
-            stack.save_adapter(draft / ADAPTER)
-        save_head(head, draft / HEAD, stage.task.name)
+        try:
+            if stage.method == "full":
+                save_encoder(stack.encoder, self.tokenizer, draft / ENCODER)
+            else:
+                stack.save_adapter(draft / ADAPTER)
+            save_head(head, draft / HEAD, stage.task.name)
+        except SafetensorError as error:        # its own kind for 'no space left' and the like
+            raise StoreError(f"{draft} cannot be written: {error}. Mend this and give the same command") from error
         self.commit(stage, draft, dataclasses.asdict(record))
 
     def selection(self, stage: Train, stack: Stack, head: Head):

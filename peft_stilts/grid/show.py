@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.tree import Tree
 
 from peft_stilts import results
@@ -54,7 +55,7 @@ def show_plan(plan: Plan) -> None:
     """Print the stages as a tree with what is cached and what each would cost."""
     console, store, estimator = Console(highlight=False), Store(plan.request.runs), Estimator(plan)
     needed = {stage.key for stage in todo(plan, store)}
-    root = Tree(heading(plan), highlight=False)
+    root = Tree(escape(heading(plan)), highlight=False)
     branches: dict[str | None, Tree] = {None: root}
     total, largest = 0.0, 0
     for key, stage in plan.stages.items():

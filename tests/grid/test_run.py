@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from peft_stilts import results
 from peft_stilts.errors import DataError, StoreError
 from peft_stilts.grid import run as module
-from peft_stilts.grid.plan import make_plan
 from peft_stilts.grid.run import Runner, run, score_rows
 from peft_stilts.grid.show import begin, finish, todo
 from peft_stilts.store import Store
@@ -174,9 +173,10 @@ def test_results_of_two_recipes_stand_in_one_table(workshop, encoder, finished, 
     before, after = results.read(finished.runs), results.read(runs)
     assert set(after["recipe"]) == {"none", "squad", "other"}
     assert len(after.merge(before, on=list(before.columns))) == len(before)
-    own = after[(after["recipe"] == "other") & after["primary"]]
-    paired = results.gains(own._append(after[after["recipe"] == "none"], ignore_index=True))
-    assert sorted(paired["language"]) == ["en", "qa", "qb"], "its target settings are its own, so is its baseline"
+    own = results.gains(after[after["recipe"].isin(["none", "other"]) & after["primary"]])
+    assert sorted(own["language"]) == ["en", "qa", "qb"] and own["recipe"].eq("other").all()
+    first = results.gains(after[after["recipe"].isin(["none", "squad"]) & after["primary"]])
+    assert set(own["baseline_key"]) <= set(first["baseline_key"]), "equal target settings share their baseline"
 
 
 @pytest.mark.parametrize("role", ["intermediate", "score"])
@@ -239,14 +239,11 @@ def test_full_training_moves_the_encoder_on_from_its_parent(kept):
     store = Store(kept.runs)
     stage = next(stage for stage in kept.plan.stages.values()
                  if stage.kind == "train" and stage.method == "full" and stage.parent)
-    start, parent, end = (load_file(folder / "model.safetensors") for folder in (
-        kept.plan.base.config._name_or_path and kept.plan.base.source or kept.plan.base.source,
-        store.folder(stage.parent.key) / "encoder", store.folder(stage.key) / "encoder")) if False else (
-        load_file(f"{folder}/model.safetensors") for folder in (
-            kept.plan.base.source, store.folder(stage.parent.key) / "encoder", store.folder(stage.key) / "encoder"))
+    start, parent, end = (load_file(f"{folder}/model.safetensors") for folder in (
+        kept.plan.base.source, store.folder(stage.parent.key) / "encoder", store.folder(stage.key) / "encoder"))
     name = "encoder.layer.1.output.dense.weight"
     first, second = (parent[name] - start[name]).norm(), (end[name] - parent[name]).norm()
-    assert first > 0 and second > 0 and (end[name] - start[name]).norm() < (first + second) * 1.001
+    assert first > 0 and second > 0 and second < (end[name] - start[name]).norm() * 1.5
 
 
 def test_a_missing_prediction_is_an_error(finished):
@@ -264,10 +261,6 @@ def test_a_shared_baseline_is_labelled_for_each_method(finished):
 def test_a_stage_of_another_request_is_no_hindrance(workshop, encoder, finished, copied, no_training):
     """A plan that asks for less of a finished run finds everything there."""
     runs = copied(finished.runs)
-    from peft_stilts.errors import Problems
-    from peft_stilts.miniature.provider import MiniatureWorld
-
-    with Problems() as found:
-        plan = make_plan(workshop.request(encoder, runs, targets=("tydiqa",)), found, MiniatureWorld())
+    plan = workshop.plan(workshop.request(encoder, runs, targets=("tydiqa",)))
     assert todo(plan, Store(runs)) == []
     Runner(plan).cell(plan.cells[0])

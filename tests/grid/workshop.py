@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from peft_stilts.spec import Request
 
 XTREME, SQUAD = "google/xtreme", "rajpurkar/squad"
 FAST = {"squad": {"epochs": 2, "features_per_step": 8}, "tydiqa": {"epochs": 2, "features_per_step": 8},
-        "intermediate": {"epochs": 2, "features_per_step": 8},
+        "intermediate": {"epochs": 3, "features_per_step": 8},
         "default": {"max_length": 96, "max_query_length": 24, "doc_stride": 32, "tokens_per_pack": 512,
                     "select_every_steps": 3, "full": {"lr": 1e-3}, "lora": {"lr": 1e-2, "head_lr": 1e-2, "rank": 4}}}
 """Training settings of a recipe that a tiny encoder is through with in a second; looks and windows included."""
@@ -80,8 +81,9 @@ def make_recipe(path, **changed):
 def request(encoder, folder, **changed):
     """A request for the recipe squad on the miniature world: one seed, few rows, three languages."""
     layer = None if "tatoeba" not in changed.get("targets", ["tatoeba"]) else 1
-    return Request(**{"recipes": ("squad",), "scale": str(encoder), "languages": ("en", "qa", "qb"), "limit_train": 16,
-                      "limit_eval": 5, "layer": layer, "precision": "fp32", "runs": Path(folder)} | changed)
+    return Request(**{"recipes": ("squad",), "scale": str(encoder), "languages": ("en", "qa", "qb"), "seeds": (1,),
+                      "limit_train": 16, "limit_eval": 5, "layer": layer, "precision": "fp32",
+                      "runs": Path(folder)} | changed)
 
 
 def plan(wanted, provider=None):
@@ -90,28 +92,28 @@ def plan(wanted, provider=None):
         return make_plan(wanted, found, provider or MiniatureWorld())
 
 
-def command(folder, arguments, delays=None):
-    """For another process: run the command line with a checkpoint at every step and `delays` seconds after each; its
-    output goes into `folder`/out.txt and it ends with the command's exit code."""
-    import time
-
+def command(folder, arguments, delay=0.0, checkpoints=True, unchecked=False):
+    """For another process: run the command line with a checkpoint at every step (or without `checkpoints`) and `delay`
+    seconds after each; its output goes into `folder`/out.txt and it ends with the command's exit code. `unchecked`:
+    without asking first whether memory and disk suffice."""
+    out = open(Path(folder) / "out.txt", "a", buffering=1, encoding="utf-8")
+    sys.stdout = sys.stderr = out
     from peft_stilts import cli
-    from peft_stilts.grid import run
+    from peft_stilts.grid import run, show
     from peft_stilts.train.checkpoint import Checkpoints
 
     torch.set_num_threads(1)
-    out = open(Path(folder) / "out.txt", "a", buffering=1, encoding="utf-8")
-    sys.stdout = sys.stderr = out
-    Checkpoints.due = lambda self: True
-    if delays:
-        plain = run.train
+    Checkpoints.due = lambda self: checkpoints
+    if unchecked:
+        show.check_machine = lambda *args: None
+    plain = run.train
 
-        def slow(*args, progress, **options):
-            def waiting(*told):
-                time.sleep(delays)
-                progress(*told)
+    def slow(*args, progress, **options):
+        def waiting(*told):
+            time.sleep(delay)
+            progress(*told)
 
-            return plain(*args, progress=waiting, **options)
+        return plain(*args, progress=waiting, **options)
 
-        run.train = slow
+    run.train = slow
     cli.main(arguments)

@@ -1,0 +1,76 @@
+"""What a person sees of a plan and its results: every stage with its state, the table, where the files are."""
+
+import shutil
+
+import pytest
+
+from peft_stilts.grid.run import run
+from peft_stilts.grid.show import begin, finish, show_plan, show_results, todo
+from peft_stilts.store import Store
+
+
+@pytest.fixture
+def plan(workshop, encoder, tmp_path):
+    return workshop.plan(workshop.request(encoder, tmp_path / "runs [red]", targets=("mlqa", "tatoeba")))
+
+
+def test_everything_is_to_do_at_first(plan, capsys):
+    assert {stage.key for stage in todo(plan, Store(plan.request.runs))} == set(plan.stages)
+    show_plan(plan)
+    told = capsys.readouterr().out
+    assert told.count("to do:") == len(plan.stages) + 1 and f"to do: {len(plan.stages)} of {len(plan.stages)}" in told
+    assert all(key in told.replace("\n", "").replace("│", "").replace(" ", "") for key in plan.stages)
+    assert "score mlqa: en, qa" in told and "estimates" in told and "features" in told
+    assert not plan.request.runs.exists(), "a plan writes nothing"
+
+
+def test_a_child_stands_below_its_parent(plan, capsys):
+    show_plan(plan)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "train" in line or "score" in line]
+    depth = {line.split("to do: ")[1]: line.index("to do") for line in lines if "to do: " in line}
+    assert depth["train squad > squad (full, seed 1)"] > depth["train squad (full, seed 1)"] > 0
+    assert depth["train squad > squad (full, seed 1)"] - depth["train squad (full, seed 1)"] == 4
+
+
+def test_states_are_told_of_a_half_finished_run(finished, copied, workshop, encoder, capsys):
+    runs = copied(finished.runs)
+    plan = workshop.plan(workshop.request(encoder, runs, methods=("full", "lora")))
+    lost = next(stage for stage in plan.stages.values() if stage.kind == "evaluate" and stage.task.name == "mlqa"
+                and len(stage.parent.path) == 2)
+    shutil.rmtree(Store(runs).folder(lost.key))
+    # Its model was dropped, so it has to be trained again; the intermediate model is still there.
+    assert {stage.key for stage in todo(plan, Store(runs))} == {lost.key, lost.parent.key}
+    show_plan(plan)
+    told = capsys.readouterr().out
+    assert told.count("weights dropped:") == 7 and f"to do: 2 of {len(plan.stages)} stages" in told
+    begin(plan)
+    assert f"{len(plan.stages)} stages, {len(plan.stages) - 2} of them done before" in capsys.readouterr().out
+
+
+def test_the_end_shows_this_plan_alone_and_draws_the_folder(finished, copied, workshop, encoder, capsys):
+    runs = copied(finished.runs)
+    plan = workshop.plan(workshop.request(encoder, runs, targets=("tydiqa",)))
+    (runs / "gains.png").unlink(missing_ok=True)
+    run(plan)
+    finish(plan)
+    told = capsys.readouterr().out
+    assert "tydiqa (F1)" in told and "xquad" not in told and "lora" not in told
+    assert told.splitlines()[-1].startswith("scores: ") and (runs / "gains.png").read_bytes().startswith(b"\x89PNG")
+    show_results([runs])
+    told = capsys.readouterr().out
+    assert all(f"{target} (" in told for target in ("xquad", "mlqa", "tydiqa", "tatoeba")) and "lora" in told
+
+
+def test_the_baseline_alone_has_a_table_and_no_picture(workshop, encoder, tmp_path, capsys):
+    plan = workshop.plan(workshop.request(encoder, tmp_path / "runs", recipes=("none",), targets=("tatoeba",)))
+    begin(plan)
+    run(plan)
+    finish(plan)
+    told = capsys.readouterr().out
+    assert "tatoeba (accuracy)" in told and "picture" not in told and not (tmp_path / "runs" / "gains.png").exists()
+
+
+def test_too_small_a_machine_is_a_warning_where_only_the_plan_is_shown(plan, monkeypatch, capsys):
+    monkeypatch.setattr("peft_stilts.grid.estimate.available_memory", lambda: 1)
+    show_plan(plan)
+    assert "warning: `" in capsys.readouterr().out
