@@ -74,7 +74,10 @@ class Store:
         """The content of `stage.json`; raises StoreError when it is not there or cannot be read."""
         path = self.folder(key) / RECORD
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or not {"kind", "spec", "dropped", "files"} <= record.keys():
+                raise ValueError("it lacks kind, spec, dropped or files")
+            return record
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read ({error}); remove {path.parent} to have the stage made again") \
                 from error
@@ -144,10 +147,14 @@ class Store:
         return folder
 
     def drop(self, key: str) -> None:
-        """Remove the weights of a finished stage and keep its record (specification and cost)."""
+        """Remove the weights of a finished stage and keep its record (specification and cost).
+
+        A drop that was killed half-way is finished when it is asked for again.
+        """
         record = self.record(key)
-        record["dropped"] = True
-        write_atomic(self.folder(key) / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
+        if not record["dropped"]:
+            record["dropped"] = True
+            write_atomic(self.folder(key) / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
         for name in record["files"]:
             (self.folder(key) / name).unlink(missing_ok=True)
         for path in sorted(self.folder(key).rglob("*"), reverse=True):

@@ -92,9 +92,10 @@ def test_a_missing_file_and_a_broken_record_are_named(store):
     (folder / "head.bin").unlink()
     with pytest.raises(StoreError, match="head.bin is missing; remove"):
         store.open("k1")
-    (folder / "stage.json").write_text("{")
-    with pytest.raises(StoreError, match="stage.json cannot be read .*remove"):
-        store.open("k1")
+    for content in ("", "{", "[]", '{"kind": "train"}'):
+        (folder / "stage.json").write_text(content)
+        with pytest.raises(StoreError, match="stage.json cannot be read .*remove"):
+            store.dropped("k1")
     with pytest.raises(StoreError, match="none.stage.json cannot be read"):
         store.record("none")
 
@@ -117,7 +118,9 @@ def test_a_killed_drop_is_no_corruption(store, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr("pathlib.Path.unlink", lambda self, missing_ok=False: sys.exit("killed here"))
         store.drop("k1")
-    assert store.dropped("k1")
+    assert store.dropped("k1") and len(os.listdir(store.folder("k1"))) == 3
+    store.drop("k1")
+    assert os.listdir(store.folder("k1")) == ["stage.json"]
 
 
 def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):

@@ -105,8 +105,8 @@ def compose(pretrained: pd.DataFrame, random: pd.DataFrame, told: str) -> str:
     gains = results.gains(pretrained)
     lines = ["# The miniature world, measured", "", f"Not XLM-R: an encoder of a million parameters, {told}. Scores "
              "are F1 (retrieval: accuracy), 0 to 100; `±` is the 95 % t interval over seeds.", "",
-             "| target | method | English | other languages | random encoder, English | random, others | gain, English | "
-             "gain, others | score ~ distance | gain ~ distance |", "|" + "---|" * 10]
+             "| target | method | English | other languages | random encoder, English | random, others | "
+             "gain, English | gain, others | score ~ distance | gain ~ distance |", "|" + "---|" * 10]
     for (target, method), pairs in gains.groupby(["target", "method"], sort=False):
         control = random[(random["target"] == target) & (random["method"] == method)]
         cells = [_told(pairs, "baseline", True), _told(pairs, "baseline", False), _told(control, "score", True),
@@ -124,8 +124,8 @@ def compose(pretrained: pd.DataFrame, random: pd.DataFrame, told: str) -> str:
                  by_language.rename(columns={"mean": "mean_", "std": "sd"}).itertuples()]
         lines.append(f"| {target} | {method} | " + " | ".join(cells) + " |")
     items = pretrained.groupby("language")["examples"].min().min()
-    lines += ["", f"At least {items} items a language. Correlations: Spearman over the languages but English, mean over "
-              "seeds, two-sided permutation p."]
+    lines += ["", f"At least {items} items a language. Correlations: Spearman over the languages but English, of the "
+              "mean over seeds, two-sided permutation p."]
     return "\n".join(lines) + "\n"
 
 

@@ -37,12 +37,16 @@ def targets(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
 
 
 def methods(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
-    """(label, rows) of every method; where its configuration varies, with the settings that differ: 'lora rank=8'."""
-    for method, rows in frame.groupby("method", sort=False):
+    """(label, rows) of every method; where its configuration varies within a target, with the settings that differ:
+    'lora lora.rank=8'. (Targets are trained with settings of their own, which are no difference between methods.)"""
+    told = pd.Series("", index=frame.index)
+    for (method, _), rows in frame.groupby(["method", "target"], sort=False):
         kinds = list(rows.groupby(["method_config", "policy"], sort=False))
-        told = differing([_parsed(config) | {"policy": policy} for (config, policy), _ in kinds])
-        for label, (_, some) in zip(told, kinds):
-            yield f"{method} {label}".strip(), some
+        names = differing([_parsed(config) | {"policy": policy} for (config, policy), _ in kinds])
+        for name, (_, some) in zip(names, kinds):
+            told[some.index] = f"{method} {name}".strip()
+    for label in told.unique():
+        yield label, frame[told == label]
 
 
 def intermediates(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
@@ -77,4 +81,7 @@ def _parsed(text: str) -> dict:
         value = json.loads(text)
     except ValueError:
         return {"config": text}
-    return value if isinstance(value, dict) else {"config": text}
+    if not isinstance(value, dict):
+        return {"config": text}
+    nested = {key: part if isinstance(part, dict) else {"": part} for key, part in value.items()}
+    return {f"{key}.{name}".rstrip("."): item for key, part in nested.items() for name, item in part.items()}

@@ -57,8 +57,14 @@ class Train:
         return (*(self.parent.path if self.parent else ()), self.task.name)
 
     @property
+    def model(self) -> str:
+        """The model that comes out, in words: `squad > tydiqa (lora, seed 1)`, `none > tydiqa (...)` the baseline."""
+        before = ("none",) if self.role == "target" and self.parent is None else ()
+        return f"{' > '.join((*before, *self.path))} ({self.method}, seed {self.seed})"
+
+    @property
     def label(self) -> str:
-        return f"train {' > '.join(self.path)} ({self.method}, seed {self.seed})"
+        return f"train {self.model}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Evaluate:
 
     @property
     def label(self) -> str:
-        on = self.parent.label.removeprefix("train ") if self.parent else "the base encoder"
+        on = self.parent.model if self.parent else "the base encoder"
         return f"score {self.task.name} in {len(self.languages)} languages with {on}"
 
 

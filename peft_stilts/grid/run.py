@@ -76,6 +76,7 @@ class Runner:
 
     def score(self, stage: Evaluate, labels: Mapping[str, Any], place: str) -> None:
         """Make an evaluation and commit it."""
+        self.model(stage.parent, place)         # what is below may take long, and is no cost of this stage
         reset_peak_memory()
         draft, began = self.fresh_draft(stage.key), time.monotonic()
         tokens = self.write_scores(stage, labels, draft, place)
@@ -229,7 +230,8 @@ class Runner:
     def enter(self, table: results.Table, rows: Any) -> None:
         """Add rows to a table of the folder; what was measured anew (after editing a recipe) replaces the old row."""
         same = [column for column in table.columns if column not in table.measured]
-        before = table.read(self.store.root) if (self.store.root / f"{table.name}.csv").is_file() else table.frame()
+        there = any((self.store.root / f"{table.name}.{kind}").is_file() for kind in ("csv", "parquet"))
+        before = table.read(self.store.root) if there else table.frame()
         frame = pd.concat([before, table.frame(rows) if isinstance(rows, list) else rows])
         table.write(frame.drop_duplicates(same, keep="last"), self.store.root)
 
@@ -240,8 +242,7 @@ class Runner:
         children = [other for other in self.plan.stages.values() if other.parent and other.parent.key == stage.key]
         if all(self.store.finished(child.key) for child in children):
             with self.store.claim(stage.key):
-                if not self.store.dropped(stage.key):
-                    self.store.drop(stage.key)
+                self.store.drop(stage.key)
 
 
 def chain_keys(stage: Train | None) -> list[str]:

@@ -22,21 +22,24 @@ def languages_table() -> Table:
     """The ten languages, a row each: every parameter and the distance that follows from them."""
     from rich.table import Table
 
-    table = Table(title=f"The miniature world, version {WORLD_VERSION}")
-    for header in ("code", "language", "order", "adposition", "adjective", "cases", "script"):
-        table.add_column(header, overflow="fold")
-    for header in ("loans", "cognates", "names", "text", "distance"):
-        table.add_column(header, justify="right")
+    table = Table(title=f"The miniature world, version {WORLD_VERSION}", title_justify="left", box=None,
+                  padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left",
+                  caption="pre, post: adpositions; AN, NA: adjective before or after its noun; shares of loans, "
+                  "cognates, names as in English and pretraining text; dist: distance from English, 0 to 1")
+    for header in ("", "language", "grammar", "case suffixes", "script"):
+        table.add_column(header, no_wrap=True)
+    for header in ("loan", "cogn", "name", "text", "dist"):
+        table.add_column(header, justify="right", no_wrap=True)
     for tongue in TONGUES.values():
         table.add_row(*_cells(tongue))
     return table
 
 
 def _cells(tongue: Tongue) -> list[str]:
-    cases = " ".join("-" + ending for ending in suffixes(tongue.code).values()) or "none"
-    shares = [f"{share:.0%}" for share in (tongue.loans, tongue.cognates, tongue.names, tongue.text)]
-    grammar = [tongue.code, tongue.name, tongue.order, tongue.adposition, tongue.adjective, cases, tongue.script]
-    return [*grammar, *shares, f"{distance(tongue):.2f}"]
+    cases = " ".join("-" + ending for ending in suffixes(tongue.code).values()) or "-"
+    shares = [f"{share:.2f}" for share in (tongue.loans, tongue.cognates, tongue.names, tongue.text)]
+    grammar = f"{tongue.order} {tongue.adposition:<4} {'AN' if tongue.adjective == 'before' else 'NA'}"
+    return [tongue.code, tongue.name, grammar, cases, tongue.script, *shares, f"{distance(tongue):.2f}"]
 
 
 def gloss(word: Word) -> str:

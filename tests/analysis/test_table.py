@@ -65,12 +65,24 @@ def test_the_miniature_world_is_never_taken_for_xlmr():
     assert "scale large · xlm-roberta-large" in large and "miniature" not in large
 
 
-def test_scales_and_policies_stand_apart():
+def test_scales_stand_apart_and_policies_are_compared_in_one_table():
     import pandas as pd
 
-    text = render(pd.concat([scores(targets=("xquad",)), scores(targets=("xquad",), policy="bf16"),
+    text = render(pd.concat([scores(targets=("xquad",)), scores(targets=("xquad",), policy="merge"),
                              scores(targets=("xquad",), scale="base", base_model="x/base")]))
-    assert text.count("Zero-shot transfer") == 3 and "policy bf16" in text and "scale base · base" in text
+    assert text.count("Zero-shot transfer") == 2 and "scale base · base" in text
+    assert text.count("xquad (F1)") == 2 and "policy=merge" in text
+
+
+def test_targets_trained_with_their_own_settings_are_no_difference_between_methods():
+    import pandas as pd
+
+    text = render(pd.concat([scores(targets=("xquad",), method_config='{"epochs":2}'),
+                             scores(targets=("tydiqa",), method_config='{"epochs":5}')]))
+    assert "epochs" not in text
+    ranks = render(pd.concat([scores(targets=("xquad",), method_config='{"lora":{"rank":%d}}' % rank)
+                              for rank in (4, 8)]))
+    assert "lora.rank=4" in ranks and "lora.rank=8" in ranks
 
 
 def test_a_baseline_alone_a_missing_baseline_and_nothing():

@@ -101,9 +101,9 @@ def test_a_run_takes_no_part_of_another_process(undisturbed):
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(start, wanted, undisturbed, tmp_path):
     folder, killed = tmp_path / "killed", 0
-    moments = [0.05, 0.6, 0.35, 0.9, 0.2, 0.75, 0.5, 1.1, 0.15, 0.4]
+    moments = [0.05, 0.3, 0.15, 0.6, 0.4, 0.9, 0.2, 0.75, 0.5, 1.1]
     for moment in moments:
-        process = start(folder, [*wanted, "--runs", str(folder / "runs")], 0.01)
+        process = start(folder, [*wanted, "--runs", str(folder / "runs")], delay=0.03)
         seen = checkpoints(folder)
         until(lambda process=process, seen=seen: not process.is_alive() or checkpoints(folder) != seen)
         process.join(moment)
@@ -123,7 +123,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(start, wanted, undist
 def test_two_processes_at_once_share_the_work_and_end_alike(start, wanted, undisturbed, tmp_path):
     command = [*wanted, "--runs", str(tmp_path / "both" / "runs")]
     (tmp_path / "both").mkdir()
-    pair = [start(tmp_path / "both" / name, command, 0.01) for name in ("one", "other")]
+    pair = [start(tmp_path / "both" / name, command, delay=0.03) for name in ("one", "other")]
     for process in pair:
         process.join(100)
     outs = [said(tmp_path / "both" / name) for name in ("one", "other")]
@@ -154,9 +154,9 @@ def test_ctrl_c_ends_with_a_friendly_line_and_the_same_command_goes_on(start, wa
 def test_ctrl_c_while_waiting_for_another_process_ends_it_too(start, wanted, tmp_path):
     command = [*wanted, "--runs", str(tmp_path / "both" / "runs")]
     (tmp_path / "both").mkdir()
-    first = start(tmp_path / "both" / "one", command, 0.1)
+    first = start(tmp_path / "both" / "one", command, delay=0.1)
     until(lambda: list((tmp_path / "both/runs/work").glob("*/checkpoints/checkpoint-*")))
-    second = start(tmp_path / "both" / "other", command, 0.1)
+    second = start(tmp_path / "both" / "other", command, delay=0.1)
     until(lambda: (tmp_path / "both/other/out.txt").is_file() and "waiting:" in said(tmp_path / "both" / "other"))
     os.kill(second.pid, signal.SIGINT)
     second.join(20)

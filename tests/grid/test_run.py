@@ -154,6 +154,21 @@ def test_a_lost_table_is_written_again_from_the_artefacts(finished, again, no_tr
     pd.testing.assert_frame_equal(scores(runs), scores(finished.runs))
 
 
+def test_a_lost_csv_loses_no_row_of_another_request(workshop, encoder, finished, copied, no_training):
+    runs = copied(finished.runs)
+    (runs / "results.csv").unlink()
+    run(workshop.plan(workshop.request(encoder, runs, targets=("tydiqa",))))
+    pd.testing.assert_frame_equal(scores(runs), scores(finished.runs))
+
+
+def test_a_broken_table_is_named_and_left_alone(finished, again, no_training):
+    plan, runs = again(finished)
+    (runs / "results.csv").write_text("recipe,scale\nhalf a row\n")
+    with pytest.raises(DataError, match="results.csv"):
+        run(plan)
+    assert (runs / "results.csv").read_text() == "recipe,scale\nhalf a row\n"
+
+
 def test_more_languages_score_again_and_a_dropped_model_is_trained_again_to_the_same_bits(
         workshop, encoder, finished, copied):
     runs = copied(finished.runs)
