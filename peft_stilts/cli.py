@@ -97,7 +97,6 @@ def results(*, runs: str = "runs") -> None:
     Args:
         runs: one or more folders of results with commas between; several are joined.
     """
-    from peft_stilts.grid.show import show_results
     from peft_stilts.spec import existing_folder, names
 
     with Problems() as found:
@@ -105,6 +104,8 @@ def results(*, runs: str = "runs") -> None:
         for text in names(runs, "runs"):
             with found.collect():
                 folders.append(existing_folder(text, "runs"))
+    from peft_stilts.grid.show import show_results
+
     show_results(folders)
 
 

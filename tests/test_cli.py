@@ -29,6 +29,23 @@ def folder(tmp_path):
 
 
 @pytest.fixture
+def main(monkeypatch, capsys):
+    """Runs a command in this process, which has the libraries loaded; returns exit code, output and errors."""
+
+    def call(folder, *words):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(os, "environ", os.environ.copy())
+        code = 0
+        try:
+            cli.main(list(words))
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
 def mistake(folder):
     """Runs a mistaken command: exit code 2, no traceback, nothing written. Returns what it said."""
 
@@ -163,13 +180,12 @@ def test_miniature_build_does_not_write_over_a_folder(mistake, folder):
     assert "holds something already" in mistake("miniature", "build", "--out", "mine")
 
 
-def test_results_of_nothing_are_one_line(folder):
+def test_results_of_nothing_are_one_line(folder, main):
     (folder / "empty").mkdir()
-    done = run(folder, "results", "--runs", "empty")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: no results table at ") and len(done.stderr.splitlines()) == 1
-    done = run(folder, "results", "--runs", "empty,nowhere,elsewhere")
-    assert done.returncode == 2 and done.stderr.startswith("2 mistakes") and "'elsewhere' is no folder" in done.stderr
+    code, out, told = main(folder, "results", "--runs", "empty")
+    assert (code, out) == (1, "") and told.startswith("error: no results table at ") and len(told.splitlines()) == 1
+    code, out, told = main(folder, "results", "--runs", "empty,nowhere,elsewhere")
+    assert (code, out) == (2, "") and told.startswith("2 mistakes") and "'elsewhere' is no folder" in told
 
 
 def test_a_closed_pipe_is_no_error(folder):
@@ -210,23 +226,23 @@ def test_the_demonstration_ends_with_table_picture_and_files(demo):
     assert "\r" not in done.stderr, "plain lines where the output is no terminal"
 
 
-def test_results_show_the_table_again(demo):
+def test_results_show_the_table_again(demo, main):
     folder, _, first = demo
-    done = run(folder, "results", "--runs", "my runs")
-    assert done.returncode == 0
+    code, out, _ = main(folder, "results", "--runs", "my runs")
+    assert code == 0
     rows = [line for line in first.stdout.splitlines() if line.strip().startswith(("none ", "+squad", "gain"))]
-    assert rows and [line for line in rows if line not in done.stdout] == []
+    assert rows and [line for line in rows if line not in out] == []
 
 
-def test_plan_only_tells_the_stages_and_writes_nothing(demo, folder):
-    told = run(folder, *demo[1][:-1], "new runs", "--plan_only", "--method", "full,lora")
-    assert told.returncode == 0 and "to do: 10 of 10 stages" in told.stdout and os.listdir(folder) == []
+def test_plan_only_tells_the_stages_and_writes_nothing(demo, folder, main):
+    code, told, _ = main(folder, *demo[1][:-1], "new runs", "--plan_only", "--method", "full,lora")
+    assert code == 0 and "to do: 10 of 10 stages" in told and os.listdir(folder) == []
 
 
-def test_a_finished_run_is_scored_again_by_evaluate(demo):
+def test_a_finished_run_is_scored_again_by_evaluate(demo, main):
     folder, _, _ = demo
-    done = run(folder, "evaluate", "my runs", "--targets", "tatoeba", "--limit_eval", "5", "--languages", "qa", "--out",
-               "my scores")
-    assert done.returncode == 0, done.stderr
+    code, out, _ = main(folder, "evaluate", "my runs", "--targets", "tatoeba", "--limit_eval", "5", "--languages", "qa",
+                        "--out", "my scores")
+    assert code == 0 and "tatoeba: accuracy" in out
     frame = pd.read_csv(folder / "my scores" / "results.csv", keep_default_na=False)
     assert sorted(frame["intermediate"]) == ["none", "squad"] and frame["target"].eq("tatoeba").all()

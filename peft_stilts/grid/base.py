@@ -18,6 +18,8 @@ MINIATURE = "peft_stilts/miniature"
 """How the shipped miniature encoder is named in tables and adapter files; it is no id of a hub."""
 HUB_TIMEOUT = 5.0
 """seconds until a hub that does not answer counts as unreachable"""
+SMALL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "sentencepiece*")
+"""What is fetched of a hub model to plan a run; the weights come when they are needed."""
 DEFAULT_LAYERS = {24: 14, 12: 8, 4: 3}
 """Depth of the encoder -> index into hidden_states (0: the embeddings) that retrieval pools: 14 of 24 as in XTREME
 and jiant, 8 of 12 as XTREME's mBERT (protocol: third_party/evaluate_retrieval.py), 3 of 4 for the miniature encoder."""
@@ -25,24 +27,20 @@ and jiant, 8 of 12 as XTREME's mBERT (protocol: third_party/evaluate_retrieval.p
 
 @dataclass(frozen=True)
 class Base:
-    """`scale` as it stands in tables; `source` what to load (folder or hub id); `id` and `revision` its identity:
-    the hub's id and full commit, or a folder's name and the SHA-256 of its weights."""
+    """`scale` as it stands in tables; `folder` with config.json and the tokenizer's files; `id` and `revision` its
+    identity: the hub's id and full commit, or a folder's name and the SHA-256 of its weights."""
 
     scale: str
-    source: str
+    folder: Path
     id: str
     revision: str
     config: XLMRobertaConfig
+    from_hub: bool = False
 
     @property
     def miniature(self) -> bool:
         """Whether this is the shipped miniature encoder, whose scores are never XLM-R's."""
         return self.scale == "mini"
-
-    @property
-    def from_hub(self) -> bool:
-        """Whether `source` is a hub id rather than a folder."""
-        return _is_hub_id(self.source)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -80,8 +78,8 @@ def find_base(scale: str) -> Base:
     Raises UsageError for a folder without the files, an encoder that is not XLM-R, or an unreachable hub.
     """
     source = str(miniature_folder()) if scale in ("mini", MINIATURE) else SCALES.get(scale, scale)
-    if _is_hub_id(source):
-        folder = _hub_config_folder(source)
+    if from_hub := _is_hub_id(source):
+        folder = _hub_folder(source, SMALL_FILES)
         revision, name = folder.name, source
     else:
         folder, name = Path(source).expanduser().resolve(), MINIATURE if scale in ("mini", MINIATURE) else source
@@ -97,15 +95,21 @@ def find_base(scale: str) -> Base:
             found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
             raise UsageError(f"{folder} has no model.safetensors (found: {found}); only safetensors are loaded")
         revision = sha256_file(weights if weights.is_file() else index)
-        source = str(folder)
-    return Base("mini" if scale == MINIATURE else scale, source, name, revision, _xlmr_config(folder, scale))
+    return Base("mini" if scale == MINIATURE else scale, folder, name, revision, _xlmr_config(folder, scale), from_hub)
+
+
+def encoder_folder(base: Base) -> Path:
+    """The base's folder with its weights in it, downloaded at the base's commit where they are not cached yet."""
+    if base.from_hub and not (base.folder / "model.safetensors").exists():
+        return _hub_folder(base.id, (*SMALL_FILES, "model.safetensors"), base.revision)
+    return base.folder
 
 
 def load_tokenizer(base: Base) -> Any:
-    """The base's fast tokenizer, at the revision of its weights."""
+    """The base's fast tokenizer, from the folder of its configuration."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(base.source, **({"revision": base.revision} if base.from_hub else {}))
+    return AutoTokenizer.from_pretrained(base.folder)
 
 
 def _is_hub_id(source: str) -> bool:
@@ -126,13 +130,15 @@ def _xlmr_config(folder: Path, scale: str) -> XLMRobertaConfig:
     return XLMRobertaConfig.from_dict(content)
 
 
-def _hub_config_folder(repo: str) -> Path:
-    """The cached snapshot folder of a hub model, named by its full commit, holding at least config.json."""
+def _hub_folder(repo: str, files: tuple[str, ...], revision: str | None = None) -> Path:
+    """The cached snapshot folder of a hub model, named by its full commit, with `files` (patterns) in it.
+
+    Everything is then read from that folder, so nothing asks the hub again."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=["config.json"], etag_timeout=HUB_TIMEOUT))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files), etag_timeout=HUB_TIMEOUT))
     except RepositoryNotFoundError as error:
         raise UsageError(f"the hub has no model {repo!r} that this account may read; check the name, or log in with "
                          "`hf auth login` for a private one") from error

@@ -110,14 +110,15 @@ class Estimator:
         self.tokenizer = load_tokenizer(plan.base)
         self._counted: dict = {}
 
-    def cost(self, stage: Train | Evaluate) -> Cost:
-        """The estimate for one stage."""
+    def cost(self, stage: Train | Evaluate, method: str | None = None) -> Cost:
+        """The estimate for one stage, or for the same training by another `method`."""
         if stage.kind == "train":
+            lora = None if (method or stage.method) == "full" else stage.lora or LoraSettings()
             features, tokens, exact = self.count(stage, stage.task.train)
-            memory = training_memory(self.config, stage.settings, stage.lora, len(stage.path), self.plan.precision)
-            seconds = training_seconds(self.config, tokens * stage.settings.epochs, stage.lora, stage.settings,
+            memory = training_memory(self.config, stage.settings, lora, len(stage.path), self.plan.precision)
+            seconds = training_seconds(self.config, tokens * stage.settings.epochs, lora, stage.settings,
                                        self.plan.precision)
-            return Cost(features, tokens, exact, memory, artefact_bytes(self.config, stage.lora), seconds)
+            return Cost(features, tokens, exact, memory, artefact_bytes(self.config, lora), seconds)
         counts = [self.count(stage, stage.task.test(self.plan.provider.language(code))) for code in stage.languages]
         features, tokens = (sum(count[place] for count in counts) for place in (0, 1))
         embeddings, layers = encoder_parameters(self.config)

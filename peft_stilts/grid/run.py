@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from peft_stilts import results
 from peft_stilts.errors import DataError, StoreError
 from peft_stilts.evaluate.predict import FORMS, Scorer
-from peft_stilts.grid.base import load_tokenizer
+from peft_stilts.grid.base import encoder_folder, load_tokenizer
 from peft_stilts.grid.plan import Cell, Evaluate, Plan, Train
 from peft_stilts.machine import peak_memory, reset_peak_memory
 from peft_stilts.model import stack as stacks
@@ -141,8 +141,7 @@ class Runner:
     def base_encoder(self) -> Encoder:
         """The encoder the run starts from, under the identity that tables and adapter files give it."""
         base = self.plan.base
-        revision = base.revision if base.from_hub else None
-        encoder = load_encoder(base.source, revision)
+        encoder = load_encoder(encoder_folder(base))
         return dataclasses.replace(encoder, identity=encoder.identity | {"id": base.id, "revision": base.revision})
 
     @property

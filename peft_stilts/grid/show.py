@@ -14,6 +14,7 @@ from peft_stilts.errors import Problems
 from peft_stilts.grid.estimate import GIB, Cost, Estimator, check_machine
 from peft_stilts.grid.plan import Evaluate, Plan, Train
 from peft_stilts.progress import clock
+from peft_stilts.spec import METHODS
 from peft_stilts.store import Store
 
 FIGURE = "gains.png"
@@ -65,20 +66,32 @@ def show_plan(plan: Plan) -> None:
             total, largest = total + cost.seconds, max(largest, cost.memory)
         label = stage.label if stage.kind == "train" else f"score {stage.task.name}: {', '.join(stage.languages)}"
         parent = branches[stage.parent.key if stage.parent else None]
-        branches[key] = parent.add(f"[bold]{state}:[/bold] {label}\n[dim]{_told(cost)}; {key}[/dim]", highlight=False)
+        branches[key] = parent.add(f"[bold]{state}:[/bold] {label}\n[dim]{_told(cost)} · {key}[/dim]", highlight=False)
     console.print(root)
     print(f"to do: {len(needed)} of {len(plan.stages)} stages, about {clock(total)} on this machine, "
           f"at most {largest / GIB:.1f} GiB of memory (estimates)")
+    _compare_methods(plan, estimator)
     problems = Problems()
     check_machine(plan, estimator, [plan.stages[key] for key in plan.stages if key in needed], problems)
     for message in problems.messages:
         print(f"warning: {message}")
 
 
+def _compare_methods(plan: Plan, estimator: Estimator) -> None:
+    """One line a method: what the plan's trainings would cost by it, done before or not."""
+    first = plan.request.methods[0]
+    trainings = [stage for stage in plan.stages.values() if stage.kind == "train" and stage.method == first]
+    for method in METHODS if trainings else ():
+        costs = [estimator.cost(stage, method) for stage in trainings]
+        seconds, disk = (sum(getattr(cost, name) for cost in costs) for name in ("seconds", "disk"))
+        print(f"all {len(trainings)} trainings by {method}: about {clock(seconds)}, at most "
+              f"{max(cost.memory for cost in costs) / GIB:.1f} GiB of memory, {disk / 2**20:,.0f} MiB of weights (estimates)")
+
+
 def _told(cost: Cost) -> str:
-    about = "" if cost.exact else "about "
-    return (f"{about}{cost.features:,} features, {cost.tokens:,} tokens; estimates: {cost.memory / GIB:.1f} GiB, "
-            f"{clock(cost.seconds)}")
+    about = "" if cost.exact else "~"
+    return (f"{about}{cost.features:,} features, {about}{cost.tokens:,} tokens, ~{cost.memory / GIB:.1f} GiB, "
+            f"~{clock(cost.seconds)}")
 
 
 def finish(plan: Plan) -> None:

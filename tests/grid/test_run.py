@@ -255,7 +255,7 @@ def test_full_training_moves_the_encoder_on_from_its_parent(kept):
     stage = next(stage for stage in kept.plan.stages.values()
                  if stage.kind == "train" and stage.method == "full" and stage.parent)
     start, parent, end = (load_file(f"{folder}/model.safetensors") for folder in (
-        kept.plan.base.source, store.folder(stage.parent.key) / "encoder", store.folder(stage.key) / "encoder"))
+        kept.plan.base.folder, store.folder(stage.parent.key) / "encoder", store.folder(stage.key) / "encoder"))
     name = "encoder.layer.1.output.dense.weight"
     first, second = (parent[name] - start[name]).norm(), (end[name] - parent[name]).norm()
     assert first > 0 and second > 0 and second < (end[name] - start[name]).norm() * 1.5

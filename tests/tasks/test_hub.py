@@ -13,7 +13,7 @@ from peft_stilts.errors import DataError
 from peft_stilts.tasks import Split
 from peft_stilts.tasks.sources import Hub
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from hub_stand_in import COMMIT, HubStandIn  # noqa: E402
 
 PROGRAM = """

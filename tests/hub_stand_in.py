@@ -1,4 +1,4 @@
-"""A stand-in for the hub on the loopback interface: enough HTTP for datasets to load one repository."""
+"""A stand-in for the hub on the loopback interface: enough HTTP to load one data set or one model."""
 
 import hashlib
 import json
@@ -11,10 +11,11 @@ COMMIT = "a" * 40
 
 
 class HubStandIn:
-    """Serves the files of `folder` as the data set repository `repo` at COMMIT; `url` is its HF_ENDPOINT."""
+    """Serves the files of `folder` as the repository `repo` (`kind`: datasets or models) at COMMIT; `url` is its
+    HF_ENDPOINT."""
 
-    def __init__(self, folder: Path, repo: str):
-        self.folder, self.repo, self.commit = folder, repo, COMMIT
+    def __init__(self, folder: Path, repo: str, kind: str = "datasets"):
+        self.folder, self.repo, self.commit, self.kind = folder, repo, COMMIT, kind
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,7 +51,8 @@ class HubStandIn:
 
     def answer(self, request, body, paths=None):
         path = unquote(urlsplit(request.path).path)
-        api, resolve = f"/api/datasets/{self.repo}", f"/datasets/{self.repo}/resolve/"
+        place = f"/datasets/{self.repo}" if self.kind == "datasets" else f"/{self.repo}"
+        api, resolve = f"/api/{self.kind}/{self.repo}", f"{place}/resolve/"
         if path.startswith(resolve):
             return self.send_file(request, path[len(resolve) :].split("/", 1)[1], body)
         if path.startswith(f"{api}/tree/") or path.startswith(f"{api}/paths-info/"):
