@@ -80,7 +80,7 @@ def test_targets_trained_with_their_own_settings_are_no_difference_between_metho
     text = render(pd.concat([scores(targets=("xquad",), method_config='{"epochs":2}'),
                              scores(targets=("tydiqa",), method_config='{"epochs":5}')]))
     assert "epochs" not in text
-    ranks = render(pd.concat([scores(targets=("xquad",), method_config='{"lora":{"rank":%d}}' % rank)
+    ranks = render(pd.concat([scores(targets=("xquad",), method_config=f'{{"lora":{{"rank":{rank}}}}}')
                               for rank in (4, 8)]))
     assert "lora.rank=4" in ranks and "lora.rank=8" in ranks
 
