@@ -85,8 +85,8 @@ def _compare_methods(plan: Plan, estimator: Estimator) -> None:
         costs = [estimator.cost(stage, method) for stage in trainings]
         seconds, disk = (sum(getattr(cost, name) for cost in costs) for name in ("seconds", "disk"))
         memory = max(cost.memory for cost in costs) / GIB
-        print(f"all {len(trainings)} trainings by {method}: about {clock(seconds)}, at most {memory:.1f} GiB of memory, "
-              f"{disk / 2**20:,.0f} MiB of weights (estimates)")
+        print(f"all {len(trainings)} trainings by {method}: about {clock(seconds)}, at most {memory:.1f} GiB of "
+              f"memory, {disk / 2**20:,.0f} MiB of weights (estimates)")
 
 
 def _told(cost: Cost) -> str:
