@@ -104,9 +104,12 @@ def results(*, runs: str = "runs") -> None:
         for text in names(runs, "runs"):
             with found.collect():
                 folders.append(existing_folder(text, "runs"))
-    from peft_stilts.grid.show import show_results
+    from rich.console import Console
 
-    show_results(folders)
+    from peft_stilts import results as tables
+    from peft_stilts.analysis import table
+
+    table.show(tables.read(folders), Console(highlight=False))
 
 
 def evaluate(source: str, *, targets: str, data_root: Text = None, languages: Text = None, out: str = "evaluation",

@@ -196,6 +196,8 @@ def whole(text: str, flag: str, least: int = 1) -> int:
 def seeds(text: str) -> tuple[int, ...]:
     """Seeds as typed, whole numbers from 0; raises UsageError for one that stands twice, `1,01` included."""
     found = tuple(whole(item, "seeds", 0) for item in names(text, "seeds"))
+    if max(found) >= 2**63:
+        raise UsageError(f"--seeds is {text!r}; a seed must be below 2^63")
     if len(set(found)) < len(found):
         raise UsageError(f"--seeds is {text!r}; each seed may stand once")
     return found

@@ -84,17 +84,17 @@ def find_base(scale: str) -> Base:
     else:
         folder, name = Path(source).expanduser().resolve(), MINIATURE if scale in ("mini", MINIATURE) else source
         weights = folder / "model.safetensors"
-        index = folder / "model.safetensors.index.json"
         if not folder.is_dir():
             raise UsageError(f"--scale {scale!r} is no folder; known: auto, mini, base, large, the folder of an XLM-R "
                              "encoder, or a hub id such as FacebookAI/xlm-roberta-base")
         if not (folder / "config.json").is_file():
             raise UsageError(f"{folder} has no config.json; a model folder has config.json, model.safetensors and "
                              "the tokenizer's files")
-        if not weights.is_file() and not index.is_file():
+        if not weights.is_file():
             found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            raise UsageError(f"{folder} has no model.safetensors (found: {found}); only safetensors are loaded")
-        revision = sha256_file(weights if weights.is_file() else index)
+            raise UsageError(f"{folder} has no model.safetensors (found: {found}); only safetensors in one file are "
+                             "loaded")
+        revision = sha256_file(weights)
     return Base("mini" if scale == MINIATURE else scale, folder, name, revision, _xlmr_config(folder, scale), from_hub)
 
 

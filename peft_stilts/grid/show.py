@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
@@ -107,8 +105,3 @@ def finish(plan: Plan) -> None:
     drawn = figure.write(frame, folder / FIGURE, order)
     print(f"scores: {folder / 'results.csv'}, costs: {folder / 'stages.csv'}"
           + (f", picture: {folder / FIGURE}" if drawn else ""))
-
-
-def show_results(folders: list[Path]) -> None:
-    """Print the table of one or several result folders, joined."""
-    table.show(results.read(folders), Console(highlight=False))

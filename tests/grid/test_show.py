@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
+from peft_stilts.cli import results as show_results
 from peft_stilts.grid.run import run
-from peft_stilts.grid.show import begin, finish, show_plan, show_results, todo
+from peft_stilts.grid.show import begin, finish, show_plan, todo
 from peft_stilts.store import Store
 
 
@@ -56,7 +57,7 @@ def test_the_end_shows_this_plan_alone_and_draws_the_folder(finished, copied, wo
     told = capsys.readouterr().out
     assert "tydiqa (F1)" in told and "xquad" not in told and "lora" not in told
     assert told.splitlines()[-1].startswith("scores: ") and (runs / "gains.png").read_bytes().startswith(b"\x89PNG")
-    show_results([runs])
+    show_results(runs=str(runs))
     told = capsys.readouterr().out
     assert all(f"{target} (" in told for target in ("xquad", "mlqa", "tydiqa", "tatoeba")) and "lora" in told
 
