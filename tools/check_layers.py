@@ -25,7 +25,7 @@ LAYERS: list[tuple[int, tuple[str, ...], str]] = [
     (0, ("__init__", "errors", "digest", "registry", "languages"),
      "version; error family; canonical JSON → key; named tables with did-you-mean; the language table"),
     (1, ("machine", "store", "spec", "recipe", "results", "progress"),
-     "the artefact store; frozen, typed values for recipe, stage and run, unknown keys refused, all errors at once; "
+     "what this machine can do; the artefact store; frozen, typed values for recipe and run, unknown keys refused; "
      "the results table; progress of long work"),
     (2, ("tasks",), "what is learned and measured: the `Task` value, the tasks, their sources and their metrics"),
     (2, ("miniature",), "the built-in miniature world, with the very columns of the real data sets"),

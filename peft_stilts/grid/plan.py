@@ -294,6 +294,10 @@ class StageBuilder:
 
     def evaluate(self, task: Task, languages: tuple[str, ...], settings: TrainingSettings,
                  parent: Train | None) -> Evaluate:
+        splits = {code: task.test(self.provider.language(code)) for code in languages}
+        blank = [str(split) for split in splits.values() if not split.labelled]
+        if blank:
+            raise UsageError(f"{task.name} cannot be scored: {', '.join(blank)} has no labels (design, rule 6)")
         used = ("max_length", "doc_stride", "max_query_length", "max_answer_length", "n_best", "tokens_per_pack")
         layer = self.base.retrieval_layer(self.request.layer) if task.form == "retrieval" else None
         if layer is not None:
@@ -303,7 +307,7 @@ class StageBuilder:
         settings = self.fitted(settings)
         spec = {"kind": "evaluate", "target": task.name, "parent": parent and parent.key, "layer": layer,
                 "settings": {name: getattr(settings, name) for name in used}, "limit_eval": self.request.limit_eval,
-                "data": {code: self.data.identity(task.test(self.provider.language(code))) for code in languages},
+                "data": {code: self.data.identity(split) for code, split in splits.items()},
                 } | self.shared
         return Evaluate(task, languages, settings, layer, self.request.limit_eval, parent, spec)
 

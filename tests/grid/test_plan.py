@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from peft_stilts import recipe as recipes
-from peft_stilts.errors import DataError, Problems
+from peft_stilts.errors import DataError, Problems, UsageError
 from peft_stilts.grid import plan as module
 from peft_stilts.grid.plan import make_plan
 from peft_stilts.miniature.provider import MiniatureWorld
 from peft_stilts.spec import Request
+from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.sources import LocalMirror
 
 
@@ -293,3 +294,11 @@ def test_data_errors_of_the_provider_are_told_as_one_more_mistake(workshop, enco
     monkeypatch.setattr(MiniatureWorld, "load", fail)
     told = problems(workshop.request(encoder, tmp_path, targets=("xquad",)), MiniatureWorld())
     assert len(told) == 5 and all(message.startswith("no rows of") for message in told)
+
+
+def test_a_split_without_labels_is_refused(workshop, encoder, tmp_path, monkeypatch):
+    blank = dataclasses.replace(TASKS["xquad"], test=lambda language: dataclasses.replace(
+        TASKS["mlqa"].test(language), labelled=False))
+    monkeypatch.setitem(TASKS._values, "xquad", blank)
+    with pytest.raises(UsageError, match="xquad cannot be scored: .*MLQA.en.en test.* has no labels"):
+        workshop.plan(workshop.request(encoder, tmp_path, targets=("xquad",)))
