@@ -86,8 +86,9 @@ def copy(name: str, path: str) -> None:
         path: the new file, ending in .yaml; an existing one is not overwritten.
     """
     from peft_stilts.recipe import copy_recipe
+    from peft_stilts.spec import typed_path
 
-    copy_recipe(name, Path(path).expanduser())
+    copy_recipe(name, typed_path(path, "PATH"))
     print(f"wrote {path}; edit it, then: python -m peft_stilts recipe {path}")
 
 
@@ -128,7 +129,7 @@ def evaluate(source: str, *, targets: str, data_root: Text = None, languages: Te
         precision: auto, fp32, bf16 or fp16.
     """
     from peft_stilts.grid.evaluate import evaluate_source
-    from peft_stilts.spec import parse_request, writable_folder
+    from peft_stilts.spec import parse_request, typed_path, writable_folder
 
     with Problems() as found:
         request = parse_request("none", {
@@ -136,7 +137,11 @@ def evaluate(source: str, *, targets: str, data_root: Text = None, languages: Te
             "layer": layer, "precision": precision}, found)
         with found.collect():
             folder = writable_folder(out, "out")
-    evaluate_source(Path(source).expanduser(), request, folder)
+            if (folder / "stages").exists():
+                raise UsageError(f"--out {out!r} is a --runs folder, whose results.csv would be lost; choose another")
+        with found.collect():
+            place = typed_path(source, "SOURCE")
+    evaluate_source(place, request, folder)
 
 
 def doctor(*, runs: str = "runs") -> None:
@@ -146,8 +151,9 @@ def doctor(*, runs: str = "runs") -> None:
         runs: the folder whose disk is looked at.
     """
     from peft_stilts.doctor import show
+    from peft_stilts.spec import typed_path
 
-    show(Path(runs).expanduser())
+    show(typed_path(runs, "--runs"))
 
 
 def miniature_build(*, out: str = "miniature_weights") -> None:
@@ -171,6 +177,9 @@ def miniature_show() -> None:
     Console(highlight=False).print(show())
 
 
+MENDABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+            errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors of a disk, and of files and links that stand where folders belong."""
 HELP = ("-h", "--help", "help")
 VERBS: dict[str, Callable | dict[str, Callable]] = {
     "recipe": recipe, "recipes": recipes, "copy": copy, "results": results, "evaluate": evaluate, "doctor": doctor,
@@ -248,6 +257,11 @@ def _split(words: list[str], flags: dict[str, inspect.Parameter]) -> tuple[list[
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a mistake is printed without a traceback and ends with exit code 1 or 2."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):     # a terminal of ASCII, or a name of other bytes, must not end a run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.flags.optimize > 1:
+        sys.exit(_fail("error: PYTHONOPTIMIZE=2 (-OO) takes away docstrings that transformers needs; use 1 or none", 2))
     os.environ.setdefault("PAGER", "cat")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # threads that spin halve the speed of a shared machine
@@ -268,13 +282,28 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM):
+        sys.exit(_fail(f"error: {_told(error)}", 1))
+    except (MemoryError, RuntimeError) as error:
+        from peft_stilts.train.optim import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
-        where = "the folder of results"
-        if error.filename and Path(error.filename).parent.is_dir():
-            where = f"{error.filename} ({shutil.disk_usage(Path(error.filename).parent).free / 2**30:.1f} GiB free)"
-        sys.exit(_fail(f"error: {os.strerror(error.errno)}: {where}. Finished stages are kept; mend this, or "
-                       "choose another --runs, and give the same command", 1))
+        why = " ".join(str(error).split("\n")[0].split())[:200]
+        sys.exit(_fail(f"error: memory ran out outside training ({why or type(error).__name__}). Finished stages are "
+                       "kept; end other programs, or choose a smaller tokens_per_pack or max_length in the recipe, "
+                       "or a smaller --scale, and give the same command", 1))
+
+
+def _told(error: OSError) -> str:
+    """One line for an error of the operating system: what, where, and what to do."""
+    if error.errno not in MENDABLE:     # of the network, or of a library that calls its errors so
+        return (f"{type(error).__name__}: {' '.join(str(error).split())}. Finished stages are kept; mend this and give "
+                "the same command")
+    where = "the folder of results"
+    if isinstance(error.filename, str) and Path(error.filename).parent.is_dir():
+        where = f"{error.filename} ({shutil.disk_usage(Path(error.filename).parent).free / 2**30:.1f} GiB free)"
+    return (f"{os.strerror(error.errno)}: {where}. Finished stages are kept; mend this, or choose another --runs, and "
+            "give the same command")
 
 
 def _fail(message: str, code: int) -> int:

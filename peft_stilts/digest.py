@@ -22,6 +22,11 @@ def key_of(specification: Any) -> str:
     return hashlib.sha256(canonical_json(specification).encode()).hexdigest()[:16]
 
 
+def derived_seed(*parts: object) -> int:
+    """A 63-bit seed from a purpose, a seed and a number: unrelated streams that need no state to go on."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits; read in blocks, so that size does not matter."""
     with open(path, "rb") as file:

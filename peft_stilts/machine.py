@@ -32,23 +32,26 @@ def memory() -> tuple[int, int]:
     """Bytes of RAM that are free for this process, and in all; a container's limit counts."""
     told = psutil.virtual_memory()
     total, free = told.total, told.available
-    for limit, used in (("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-                        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes")):
+    for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file")):
+        group = Path("/sys/fs/cgroup")
         try:
-            most, now = (int(Path(path).read_text(encoding="ascii")) for path in (limit, used))
+            most, now = (int((group / name).read_text(encoding="ascii")) for name in (limit, used))
+            told = dict(line.split() for line in (group / limit).with_name("memory.stat").read_text().splitlines())
         except (OSError, ValueError):       # no such group, or no limit ("max")
             continue
-        if most < total:
-            total, free = most, min(free, most - now)
+        if most < total:                    # cached files give way to a program that needs the memory
+            total, free = most, min(free, most - now + int(told.get(cache, 0)))
     return free, total
 
 
 def available_memory() -> int:
-    """Bytes a training can have: the CUDA device's memory, else the free RAM."""
+    """Bytes a training can have: what is free of the CUDA device's memory, else of the RAM."""
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
+        return torch.cuda.mem_get_info()[0]
     return memory()[0]
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.registry import unknown
-from peft_stilts.spec import LORA, METHODS, SETTINGS, LoraSettings, TrainingSettings, build, typed
+from peft_stilts.spec import LORA, METHODS, SETTINGS, LoraSettings, TrainingSettings, build, typed, typed_path
 from peft_stilts.store import write_atomic
 
 
@@ -66,7 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, read with `safe_load`; raises UsageError naming the file and the place."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:  # PyYAML lets some through
         raise UsageError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no settings; `python -m peft_stilts copy squad {path.name}` writes an example")
@@ -130,9 +130,9 @@ def recipe_file(name: str) -> Path:
         if name not in recipe_names():
             raise UsageError(unknown("recipe", name, recipe_names()))
         return recipes_folder() / f"{name}.yaml"
-    path = Path(name).expanduser()
+    path = typed_path(name, "recipe file")
     if not path.is_file():
-        raise UsageError(f"recipe file {name!r} does not exist; "
+        raise UsageError(f"recipe file {name!r} {'is no file' if path.exists() else 'does not exist'}; "
                          f"`python -m peft_stilts copy squad {path.name}` writes one to edit")
     return path
 

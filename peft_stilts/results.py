@@ -144,7 +144,7 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 
     A pair agrees in every column but those of NOT_PAIRED. Returns the results columns and `baseline` (float, 0..100),
     `gain` = score - baseline (points) and `baseline_key` (str); rows without a baseline are left out: see `unpaired`.
-    A score that several recipes share counts once. Raises DataError for two unequal scores of the same thing.
+    Raises DataError for two unequal scores of the same thing.
     """
     scored, baselines = _sides(frame)
     right = baselines[PAIR + ["score", "stage_key"]].rename(columns={"score": "baseline", "stage_key": "baseline_key"})
@@ -177,7 +177,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     rest = rest.rename(columns={"score": "baseline"})
     parts = [part for part in (pairs, alone, rest) if len(part)]
     group = [c for c in PAIR if c not in ("seed", "primary", "examples", "language")]
-    group += ["intermediate", "intermediate_variant"]
+    group += ["recipe", "intermediate", "intermediate_variant"]
     values = ["baseline", "score", "gain"]
     columns = group + ["language"] + [name for value in values for name in (value, f"{value}_sd")] + ["seeds"]
     if not parts:
@@ -197,7 +197,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def _sides(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(rows with an intermediate task, baselines), each thing once; refuses one thing with two scores."""
     frame = validate(frame)
-    same = [*PAIR, "intermediate", "intermediate_variant"]
+    same = [*PAIR, "recipe", "intermediate", "intermediate_variant"]
     refuse_unequal(frame, same, "results")
     frame = frame.drop_duplicates(same, ignore_index=True)
     none = frame["intermediate"] == "none"

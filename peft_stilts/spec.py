@@ -17,6 +17,8 @@ from peft_stilts.registry import unknown
 
 METHODS = ("full", "lora")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+LARGEST = 10**9
+"""No setting is meant to be above this; larger ones overflow the estimates."""
 SCALES = {"base": "FacebookAI/xlm-roberta-base", "large": "FacebookAI/xlm-roberta-large"}
 """Short names of `--scale` and the model ids they stand for; `mini` is the shipped miniature encoder."""
 
@@ -37,6 +39,8 @@ class LoraSettings:
             for name in ("rank", "alpha"):
                 if not getattr(self, name) > 0:
                     found.add(f"{name} is {getattr(self, name)}; it must be greater than 0")
+                if getattr(self, name) > LARGEST:
+                    found.add(f"{name} is {getattr(self, name)}; it must be at most {LARGEST}")
             if not 0 <= self.dropout < 1:
                 found.add(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
@@ -92,6 +96,8 @@ class TrainingSettings:
                          "select_examples", "patience"):
                 if not getattr(self, name) > 0:
                     found.add(f"{name} is {getattr(self, name)}; it must be greater than 0")
+                if getattr(self, name) > LARGEST:
+                    found.add(f"{name} is {getattr(self, name)}; it must be at most {LARGEST}")
             for name in ("head_lr", "select_every_steps"):
                 if getattr(self, name) is not None and not getattr(self, name) > 0:
                     found.add(f"{name} is {getattr(self, name)}; it must be greater than 0, or null")
@@ -249,9 +255,22 @@ def parse_request(recipes: str, flags: Mapping[str, str | None], found: Problems
     return Request(**values)
 
 
+def typed_path(text: str, what: str) -> Path:
+    """The path typed for `what`, `~` expanded; raises UsageError for an empty one and one no system call takes."""
+    if not text.strip():
+        raise UsageError(f"{what} is {text!r}; it must be a path")
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        told = text if len(text) <= 80 else f"{text[:80]}..."
+        raise UsageError(f"{what} {told!r} is no usable path: {getattr(error, 'strerror', None) or error}") from error
+    return path
+
+
 def existing_folder(text: str, flag: str) -> Path:
     """The folder typed; raises UsageError when it is not there or cannot be read."""
-    folder = Path(text).expanduser()
+    folder = typed_path(text, f"--{flag}")
     if not folder.is_dir():
         hint = "; `python tools/mirror.py --help` shows how to make one" if flag == "data_root" else ""
         raise UsageError(f"--{flag} {text!r} is no folder{hint}")
@@ -261,8 +280,11 @@ def existing_folder(text: str, flag: str) -> Path:
 
 
 def writable_folder(text: str, flag: str) -> Path:
-    """The folder typed, which need not be there yet; raises UsageError where a file stands in its way."""
-    folder = Path(text).expanduser()
+    """The folder typed, which need not be there yet. Raises UsageError for a link that leads nowhere, and where the
+    nearest place that is there is a file; whether it may be written to shows only when it is."""
+    folder = typed_path(text, f"--{flag}")
+    if folder.is_symlink() and not folder.exists():
+        raise UsageError(f"--{flag} {text!r} is a link that leads nowhere; remove it or choose another")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise UsageError(f"--{flag} {text!r}: {there} is a file, not a folder; choose another")

@@ -77,8 +77,11 @@ class Store:
             record = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(record, dict) or not {"kind", "spec", "dropped", "files"} <= record.keys():
                 raise ValueError("it lacks kind, spec, dropped or files")
+            if not isinstance(record["dropped"], bool) or not isinstance(record["files"], dict) \
+                    or record.get("key") != key:
+                raise ValueError(f"it is not the record of {key}")
             return record
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"{path} cannot be read ({error}); remove {path.parent} to have the stage made again") \
                 from error
 

@@ -1,5 +1,6 @@
 """The command line as typed by a person: help, mistakes, and every verb, in a folder whose name has spaces."""
 
+import errno
 import inspect
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from peft_stilts import cli
 from peft_stilts.grid.base import miniature_folder
@@ -246,3 +248,29 @@ def test_a_finished_run_is_scored_again_by_evaluate(demo, main):
     assert code == 0 and "tatoeba: accuracy" in out
     frame = pd.read_csv(folder / "my scores" / "results.csv", keep_default_na=False)
     assert sorted(frame["intermediate"]) == ["none", "squad"] and frame["target"].eq("tatoeba").all()
+
+
+@pytest.mark.parametrize("error, told", [
+    (OSError(errno.EIO, "Input/output error", "a.bin"), "OSError: [Errno 5] Input/output error: 'a.bin'. Finished"),
+    (OSError(errno.ENOSPC, "x", 3), "No space left on device: the folder of results. Finished stages are kept"),
+    (ConnectionResetError("peer\nwent away"), "ConnectionResetError: peer went away. Finished"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"), "memory ran out outside training (CUDA out of"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"), "a smaller tokens_per_pack"),
+    (MemoryError(), "memory ran out outside training (MemoryError)"),
+])
+def test_errors_of_the_machine_are_one_line(folder, main, monkeypatch, error, told):
+    def fail():
+        raise error
+
+    monkeypatch.setitem(cli.VERBS, "recipes", fail)
+    code, out, said = main(folder, "recipes")
+    assert code == 1 and out == "" and told in said and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_an_error_of_the_program_is_not_hidden(folder, main, monkeypatch):
+    def fail():
+        raise RuntimeError("a mistake in the code")
+
+    monkeypatch.setitem(cli.VERBS, "recipes", fail)
+    with pytest.raises(RuntimeError, match="a mistake in the code"):
+        main(folder, "recipes")

@@ -1,10 +1,13 @@
 """Time and memory of training steps, as ratios measured in the same run: `python tools/bench.py large`.
 
-Every figure is of the machine at hand and of this run; nothing here is a test.
+One optimizer step of a randomly initialised XLM-R Large (24 x 1024, 250,002 words) on SQuAD-length packs. Prints
+seconds, peak memory beside the estimate of `--plan_only`, and the share of the machine's matrix-product rate. Every
+figure is of the machine at hand and of this run; nothing here is a test.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import subprocess
 import sys
@@ -14,27 +17,12 @@ from pathlib import Path
 GIB = 2**30
 
 
-def large(*, method: tuple[str, ...] = ("full", "lora"), features: int = 8, length: int = 185,
-          tokens_per_pack: int = 1536, precision: str = "fp32", layers: int = 24, steps: int = 1) -> None:
-    """One optimizer step of a randomly initialised XLM-R Large (24 x 1024, 250,002 words) on SQuAD-length packs.
-
-    Prints seconds, peak memory beside the estimate of `--plan_only`, and the share of the machine's matrix-product
-    rate. Each method runs in a process of its own, so that its peak is its own.
-
-    Args:
-        method: full, lora or full,lora.
-        features: features in the optimizer step.
-        length: mean tokens of a feature; lengths are drawn around it, at most 384 (SQuAD v1.1 windows: mean 185).
-        tokens_per_pack: tokens in one forward pass.
-        precision: fp32 or bf16.
-        layers: 24 is XLM-R Large; fewer for a quick try.
-        steps: optimizer steps; with several, the median of all but the first is told (the first one warms up).
-    """
-    shape = {"features": features, "length": length, "tokens_per_pack": tokens_per_pack, "precision": precision,
-             "layers": layers, "steps": steps}
-    for name in [method] if isinstance(method, str) and "," not in method else list(method):
-        flags = [f"--{flag}={value}" for flag, value in {"method": name, **shape}.items()]
-        subprocess.run([sys.executable, str(Path(__file__).resolve()), "step", *flags], check=True)
+def large(arguments: argparse.Namespace) -> None:
+    """The steps of each method of `--method`, in a process of its own, so that its peak memory is its own."""
+    flags = [f"--{flag}={getattr(arguments, flag)}"
+             for flag in ("features", "length", "tokens_per_pack", "precision", "layers", "steps")]
+    for name in arguments.method.split(","):
+        subprocess.run([sys.executable, str(Path(__file__).resolve()), "step", f"--method={name}", *flags], check=True)
 
 
 def step(*, method: str, features: int, length: int, tokens_per_pack: int, precision: str, layers: int,
@@ -88,7 +76,43 @@ def step(*, method: str, features: int, length: int, tokens_per_pack: int, preci
           f"{products / seconds / rate:.2f} of the measured product rate ({rate / 1e9:.0f} GFLOP/s)", flush=True)
 
 
-if __name__ == "__main__":
-    import fire
+def methods(text: str) -> str:
+    """`--method` as typed; ArgumentTypeError for anything but full, lora or both with a comma between."""
+    if text not in ("full", "lora", "full,lora", "lora,full"):
+        raise argparse.ArgumentTypeError(f"{text!r}; it must be full, lora or full,lora")
+    return text
 
-    fire.Fire({"large": large, "step": step})
+
+def count(text: str) -> int:
+    """A whole number from 1; ValueError for anything else."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    parser.add_argument("bench", choices=("large", "step"),
+                        help="large: every method in a process of its own; step: one method, in this process")
+    parser.add_argument("--method", type=methods, default="full,lora", help="full, lora or full,lora (%(default)s)")
+    parser.add_argument("--features", type=count, default=8, help="features in the optimizer step (%(default)s)")
+    parser.add_argument("--length", type=count, default=185, help="mean tokens of a feature; lengths are drawn around "
+                        "it, at most 384 (%(default)s, as SQuAD v1.1's windows)")
+    parser.add_argument("--tokens_per_pack", "--tokens-per-pack", type=count, default=1536,
+                        help="tokens in one forward pass (%(default)s)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(%(default)s)")
+    parser.add_argument("--layers", type=count, default=24, help="24 is XLM-R Large; fewer for a quick try")
+    parser.add_argument("--steps", type=count, default=1, help="optimizer steps; with several, the median of all but "
+                        "the first is told, which warms up (%(default)s)")
+    arguments = parser.parse_args()
+    if arguments.bench == "large":
+        large(arguments)
+    elif "," in arguments.method:
+        parser.error("step measures one method: give --method full or --method lora")
+    else:
+        step(**{name: value for name, value in vars(arguments).items() if name != "bench"})
+
+
+if __name__ == "__main__":
+    main()

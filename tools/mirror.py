@@ -4,10 +4,9 @@ Tasks: xquad (xquad.LL.json of deepmind/xquad), tatoeba (LASER's data/tatoeba/v1
 dev-v1.1.json). Run it once for each task; the folder and its README.md grow.
 """
 
+import argparse
 import sys
 from pathlib import Path
-
-import fire
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -15,14 +14,20 @@ from peft_stilts.errors import StiltsError  # noqa: E402
 from peft_stilts.tasks.mirror import mirror  # noqa: E402
 
 
-def main(task: str, *, source: str, data_root: str) -> None:
-    """Converts the release files of TASK in the folder SOURCE into the folder DATA_ROOT."""
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    parser.add_argument("task", help="xquad, tatoeba or squad")
+    parser.add_argument("--source", required=True, metavar="DIR", help="the folder with the release files")
+    parser.add_argument("--data_root", "--data-root", required=True, metavar="DIR", help="the folder to write")
+    arguments = parser.parse_args()
     try:
-        mirror(str(task), str(source), str(data_root))
+        mirror(arguments.task, arguments.source, arguments.data_root)
     except StiltsError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    sys.exit(main())

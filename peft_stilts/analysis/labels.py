@@ -50,9 +50,13 @@ def methods(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
 
 
 def intermediates(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
-    """(label, rows) of every intermediate setting, with its variant when it has one."""
+    """(label, rows) of every intermediate setting, with its variant when it has one, and with the recipe's name where
+    several recipes train on the same task."""
     for (name, variant), rows in frame.groupby(["intermediate", "intermediate_variant"], sort=False):
-        yield f"{name} {variant}".strip(), rows
+        label = f"{name} {variant}".strip()
+        recipes = list(rows.groupby("recipe", sort=False))
+        for recipe, some in recipes:
+            yield (label if len(recipes) == 1 else f"{label} ({recipe})"), some
 
 
 def languages(frame: pd.DataFrame, order: Sequence[str] | None = None) -> list[str]:

@@ -20,7 +20,7 @@ def mean_pool(states: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
 def nearest(queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """For each query (Q, H) the index (Q,) int64 of the candidate (N, H) with the highest cosine; the first of equals.
 
-    Exact, as XTREME's L2 search over L2-normalised vectors; Q x BLOCK similarities are held at once.
+    Exact, as XTREME's L2 search over L2-normalised vectors; BLOCK x N similarities are held at once.
     """
     candidates = torch.nn.functional.normalize(candidates, dim=1)
     queries = torch.nn.functional.normalize(queries, dim=1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_stilts.digest import sha256_file
-from peft_stilts.errors import UsageError
-from peft_stilts.spec import SCALES
+from peft_stilts.digest import sha256_file, sha256_folder
+from peft_stilts.errors import Problems, UsageError
+from peft_stilts.spec import SCALES, typed_path
 
 if TYPE_CHECKING:
     from transformers import XLMRobertaConfig
@@ -20,6 +21,10 @@ HUB_TIMEOUT = 5.0
 """seconds until a hub that does not answer counts as unreachable"""
 SMALL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "sentencepiece*")
 """What is fetched of a hub model to plan a run; the weights come when they are needed."""
+SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+         "max_position_embeddings", "pad_token_id")
+"""Fields of config.json that must be whole numbers, from 1 (padding: 0) to LARGEST_SHAPE."""
+LARGEST_SHAPE = 2**24
 DEFAULT_LAYERS = {24: 14, 12: 8, 4: 3}
 """Depth of the encoder -> index into hidden_states (0: the embeddings) that retrieval pools: 14 of 24 as in XTREME
 and jiant, 8 of 12 as XTREME's mBERT (protocol: third_party/evaluate_retrieval.py), 3 of 4 for the miniature encoder."""
@@ -28,7 +33,8 @@ and jiant, 8 of 12 as XTREME's mBERT (protocol: third_party/evaluate_retrieval.p
 @dataclass(frozen=True)
 class Base:
     """`scale` as it stands in tables; `folder` with config.json and the tokenizer's files; `id` and `revision` its
-    identity: the hub's id and full commit, or a folder's name and the SHA-256 of its weights."""
+    identity: the hub's id and full commit, or a folder's name and the SHA-256 of its weights; `files` the digest of a
+    folder's configuration and tokenizer."""
 
     scale: str
     folder: Path
@@ -36,6 +42,7 @@ class Base:
     revision: str
     config: XLMRobertaConfig
     from_hub: bool = False
+    files: str = ""
 
     @property
     def miniature(self) -> bool:
@@ -44,8 +51,10 @@ class Base:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What stands in a stage key: the id and commit of a hub model, the digest alone of a folder."""
-        return {"id": self.id, "revision": self.revision} if self.from_hub else {"sha256": self.revision}
+        """What stands in a stage key: the id and commit of a hub model; of a folder what is in it, not where it is."""
+        if self.from_hub:
+            return {"id": self.id, "revision": self.revision}
+        return {"sha256": self.revision, "files": self.files}
 
     def retrieval_layer(self, asked: int | None) -> int:
         """Index into hidden_states for retrieval; raises UsageError where neither `--layer` nor the depth says it."""
@@ -72,30 +81,37 @@ def resolve_scale(scale: str) -> str:
     return "large" if torch.cuda.is_available() else "mini"
 
 
-def find_base(scale: str) -> Base:
+def find_base(scale: str, commits: Mapping[str, str] | None = None, revision: str | None = None) -> Base:
     """The encoder that a definite `scale` names: mini, base, large, a folder, or a hub id.
 
-    Raises UsageError for a folder without the files, an encoder that is not XLM-R, or an unreachable hub.
+    A hub id is taken at `revision`, else at the commit that `commits` holds for its `main` (as seen before), else at
+    `main`. Raises UsageError for a folder without the files, an encoder that is not XLM-R, or an unreachable hub.
     """
     source = str(miniature_folder()) if scale in ("mini", MINIATURE) else SCALES.get(scale, scale)
     if from_hub := _is_hub_id(source):
-        folder = _hub_folder(source, SMALL_FILES)
-        revision, name = folder.name, source
+        folder = _hub_folder(source, SMALL_FILES, revision or (commits or {}).get(f"{source}@main"))
+        revision, name, files = folder.name, source, ""
     else:
-        folder, name = Path(source).expanduser().resolve(), MINIATURE if scale in ("mini", MINIATURE) else source
-        weights = folder / "model.safetensors"
-        if not folder.is_dir():
-            raise UsageError(f"--scale {scale!r} is no folder; known: auto, mini, base, large, the folder of an XLM-R "
-                             "encoder, or a hub id such as FacebookAI/xlm-roberta-base")
-        if not (folder / "config.json").is_file():
-            raise UsageError(f"{folder} has no config.json; a model folder has config.json, model.safetensors and "
-                             "the tokenizer's files")
-        if not weights.is_file():
-            found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            raise UsageError(f"{folder} has no model.safetensors (found: {found}); only safetensors in one file are "
-                             "loaded")
-        revision = sha256_file(weights)
-    return Base("mini" if scale == MINIATURE else scale, folder, name, revision, _xlmr_config(folder, scale), from_hub)
+        folder, name = _model_folder(source, scale), MINIATURE if scale in ("mini", MINIATURE) else source
+        revision = sha256_file(folder / "model.safetensors")
+        files = sha256_folder(folder, [folder / "config.json", folder / "tokenizer.json"])
+    config = _xlmr_config(folder, scale)
+    return Base("mini" if scale == MINIATURE else scale, folder, name, revision, config, from_hub, files)
+
+
+def _model_folder(source: str, scale: str) -> Path:
+    """The folder `source`, with everything an encoder needs in it; raises UsageError naming what is missing."""
+    folder = typed_path(source, "--scale")
+    if not folder.is_dir():     # before `resolve`, which a circle of links stops
+        raise UsageError(f"--scale {scale!r} is no folder; known: auto, mini, base, large, the folder of an XLM-R "
+                         "encoder, or a hub id such as FacebookAI/xlm-roberta-base")
+    folder = folder.resolve()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+            raise UsageError(f"{folder} has no {name} (found: {found}); a model folder has config.json, tokenizer.json "
+                             "and model.safetensors in one file, and nothing else is loaded")
+    return folder
 
 
 def encoder_folder(base: Base) -> Path:
@@ -109,11 +125,22 @@ def load_tokenizer(base: Base) -> Any:
     """The base's fast tokenizer, from the folder of its configuration."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(base.folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    except Exception as error:      # the tokenizer libraries raise every kind at a damaged file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{base.folder}: the tokenizer cannot be read ({reason})") from error
+    if len(tokenizer) > base.config.vocab_size or tokenizer.pad_token_id != base.config.pad_token_id:
+        raise UsageError(f"the tokenizer of {base.folder} has {len(tokenizer)} pieces and padding id "
+                         f"{tokenizer.pad_token_id}, its encoder {base.config.vocab_size} and "
+                         f"{base.config.pad_token_id}: they do not belong together")
+    return tokenizer
 
 
 def _is_hub_id(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source).is_dir()
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        return False
+    return not typed_path(source, "--scale").is_dir()
 
 
 def _xlmr_config(folder: Path, scale: str) -> XLMRobertaConfig:
@@ -122,12 +149,26 @@ def _xlmr_config(folder: Path, scale: str) -> XLMRobertaConfig:
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = content.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UsageError(f"{folder / 'config.json'} cannot be read: {error}") from error
     if kind != "xlm-roberta":
         raise UsageError(f"--scale {scale!r} is a {kind!r} model; only XLM-R encoders (model_type 'xlm-roberta') are "
                          "known here: mini, base, large, or another XLM-R folder or id")
-    return XLMRobertaConfig.from_dict(content)
+    try:
+        config = XLMRobertaConfig.from_dict(content)
+    except Exception as error:      # transformers' and huggingface_hub's own kinds, builtin ones too
+        raise UsageError(f"{folder / 'config.json'} is no XLM-R configuration: "
+                         f"{' '.join(str(error).split()) or type(error).__name__}") from error
+    with Problems() as found:
+        for name in SHAPE:
+            value = getattr(config, name, None)
+            if not isinstance(value, int) or not (name != "pad_token_id") <= value <= LARGEST_SHAPE:
+                found.add(f"{folder / 'config.json'}: {name} is {value!r}; it must be a whole number, at most "
+                          f"{LARGEST_SHAPE}")
+        if not found.messages and config.hidden_size % config.num_attention_heads:
+            found.add(f"{folder / 'config.json'}: hidden_size {config.hidden_size} is no multiple of "
+                      f"num_attention_heads {config.num_attention_heads}")
+    return config
 
 
 def _hub_folder(repo: str, files: tuple[str, ...], revision: str | None = None) -> Path:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import psutil
@@ -75,7 +75,7 @@ def artefact_bytes(config: XLMRobertaConfig, lora: LoraSettings | None) -> int:
     return 4 * (adapter_parameters(config, lora) if lora else sum(encoder_parameters(config)))
 
 
-@cache
+@functools.cache
 def product_rate(width: int, inner: int, tokens: int, precision: str) -> float:
     """Floating-point operations a second of (tokens, width) @ (width, inner) on this machine, measured now (~0.2 s)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -170,15 +170,16 @@ def _what_fits(plan: Plan, stage: Train | Evaluate, free: int) -> str:
     if stage.kind == "evaluate":
         return "A smaller --scale would fit."
     config, settings, fitting = plan.base.config, stage.settings, []
+    needed = functools.partial(training_memory, depth=len(stage.path), precision=plan.precision)
     for tokens in (2048, 1024, settings.max_length):
         smaller = type(settings)(**{**vars(settings), "tokens_per_pack": tokens})
-        if tokens < settings.tokens_per_pack and training_memory(config, smaller, stage.lora) <= free:
+        if tokens < settings.tokens_per_pack and needed(config, smaller, stage.lora) <= free:
             fitting.append(f"tokens_per_pack: {tokens} in a copied recipe")
             break
-    if stage.lora is None and training_memory(config, settings, LoraSettings()) <= free:
+    if stage.lora is None and needed(config, settings, LoraSettings()) <= free:
         fitting.append("--method lora")
     base = XLMRobertaConfig(vocab_size=250002, hidden_size=768, num_hidden_layers=12, intermediate_size=3072,
                             max_position_embeddings=514, type_vocab_size=1)
-    if config.hidden_size > 768 and training_memory(base, settings, stage.lora) <= free:
+    if config.hidden_size > 768 and needed(base, settings, stage.lora) <= free:
         fitting.append("--scale base")
     return f"What would fit here: {', '.join([*fitting, '--scale mini'])}."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 from peft_stilts import results
-from peft_stilts.errors import Problems, UsageError
+from peft_stilts.digest import canonical_json, key_of
+from peft_stilts.errors import Problems, StoreError, UsageError
 from peft_stilts.grid.base import Base, find_base
 from peft_stilts.grid.plan import (
     Cell,
@@ -18,7 +20,7 @@ from peft_stilts.grid.plan import (
     choose_provider,
     languages_of,
 )
-from peft_stilts.grid.run import ROWS, Runner
+from peft_stilts.grid.run import ROWS, Runner, write_rows
 from peft_stilts.machine import resolve_precision
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import ADAPTER_CONFIG, read_identity
@@ -49,14 +51,15 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
         plan = _plan(found_source, request, found)
     runner = _AdapterRunner(plan, found_source.adapter) if found_source.adapter else Runner(plan)
     several = len({cell.stage.parent and cell.stage.parent.key for cell in plan.cells}) > 1
-    parts = []
+    parts: dict[Path, list[dict[str, Any]]] = {}
     for number, cell in enumerate(plan.cells, start=1):
         parent = cell.stage.parent
         folder = out / (parent.key if parent else "base") if several else out
         folder.mkdir(parents=True, exist_ok=True)
         runner.write_scores(cell.stage, cell.labels, folder, f"[{number}/{len(plan.cells)}]")
-        parts.append(results.RESULTS.read(folder / ROWS))
-    frame = results.RESULTS.frame([row for part in parts for row in part.to_dict("records")])
+        parts.setdefault(folder, []).extend(results.RESULTS.read(folder / ROWS).to_dict("records"))
+        write_rows(results.RESULTS.frame(parts[folder]), folder)
+    frame = results.RESULTS.frame([row for part in parts.values() for row in part])
     results.write(frame, out)
     _print_scores(frame, out)
 
@@ -83,7 +86,8 @@ def open_source(source: Path) -> Source:
         if identity["parents"]:
             raise UsageError(f"{source} stands on {len(identity['parents'])} other adapters; give its "
                              "stages/KEY folder, which knows them")
-        return Source(find_base(identity["base"]["id"]), (None,), Path("runs"), source)
+        base = find_base(identity["base"]["id"], revision=identity["base"].get("revision"))
+        return Source(base, (None,), Path("runs"), source)
     return Source(find_base(str(source)), (None,), Path("runs"))
 
 
@@ -93,6 +97,9 @@ def read_stage(store: Store, key: str) -> Train:
     if record["kind"] != "train":
         raise UsageError(f"{store.folder(key)} is an evaluation; name a training stage or an encoder folder")
     spec = record["spec"]
+    if key_of(spec) != key or "role" not in record or not isinstance(record.get("base"), dict):
+        raise StoreError(f"{store.folder(key) / RECORD} was changed: it is not the record of stage {key}; remove "
+                         f"{store.folder(key)} to have the stage made again")
     settings = TrainingSettings(**spec["settings"] | {"adam_betas": tuple(spec["settings"]["adam_betas"])})
     lora = LoraSettings(**spec["lora"]) if spec["lora"] else None
     parent = read_stage(store, spec["parent"]) if spec["parent"] else None
@@ -102,7 +109,7 @@ def read_stage(store: Store, key: str) -> Train:
 
 def _base_of(store: Store, key: str) -> Base:
     told = store.record(key)["base"]
-    base = find_base(told["scale"])
+    base = find_base(told["scale"], revision=told["revision"])     # a hub model's main may have moved on
     if base.revision != told["revision"]:
         raise UsageError(f"{store.folder(key)} was trained on {told['id']} at {told['revision']}; "
                          f"{base.id} is now at {base.revision}")
@@ -151,9 +158,14 @@ def _labels(source: Source, builder: StageBuilder, model: Train | None, task: Ta
     method = model.method if model else "lora" if source.adapter else "full"
     if source.adapter:
         before = (read_identity(source.adapter)["task"],)
-    labels = builder.labels(method, model.settings if task.trained_on else None, model.lora if model else None, stage)
+    trained = model if task.trained_on else None
+    labels = builder.labels(method, trained and trained.settings, trained and trained.lora, stage)
+    config = json.loads(labels["method_config"])
+    if model:                   # how it was trained, whatever the flags of this command are
+        config |= {"precision": model.spec["precision"], "limit_train": model.limit}
+    config = canonical_json({key: value for key, value in config.items() if value is not None})
     return labels | {"recipe": "evaluate", "protocol": "", "intermediate": ">".join(before) or "none",
-                     "seed": model.seed if model else 0}
+                     "seed": model.seed if model else 0, "method_config": config}
 
 
 class _AdapterRunner(Runner):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peft_stilts import NUMERICS_VERSION
 from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, UsageError
-from peft_stilts.grid.base import Base, find_base, resolve_scale
+from peft_stilts.grid import recorded
+from peft_stilts.grid.base import DEFAULT_LAYERS, Base, find_base, resolve_scale
 from peft_stilts.machine import resolve_precision
 from peft_stilts.miniature.provider import MiniatureWorld
 from peft_stilts.recipe import Recipe, read_recipe
@@ -127,14 +128,19 @@ class DataCache:
 
     def __init__(self, provider: Provider):
         self.provider = provider
-        self._rows: dict[tuple[Split, int | None], Dataset] = {}
+        self.read: dict[tuple[Split, int | None], Dataset] = {}
         self._identities: dict[Split, dict[str, Any]] = {}
 
     def rows(self, form: str, split: Split, limit: int | None) -> Dataset:
         """The rows of `split`, checked for their form, the first `limit` of them; raises DataError."""
-        if (split, limit) not in self._rows:
-            self._rows[split, limit] = load_checked(self.provider, form, split, limit)
-        return self._rows[split, limit]
+        if (split, limit) not in self.read:
+            self.read[split, limit] = load_checked(self.provider, form, split, limit)
+        return self.read[split, limit]
+
+    def identified(self) -> Iterator[tuple[dict[str, Any], Dataset]]:
+        """What was read: identity, the limit among it, and rows."""
+        for (split, limit), rows in self.read.items():
+            yield self.identity(split) | {"limit": limit}, rows
 
     def identity(self, split: Split) -> dict[str, Any]:
         """Repository, configuration, revision and, for a local folder, digest: the part of a key that is data."""
@@ -147,7 +153,7 @@ def choose_provider(request: Request, miniature: bool) -> Provider:
     """`--data_root` when given; else the miniature world for the miniature encoder, and the hub for XLM-R."""
     if request.data_root is not None:
         return LocalMirror(request.data_root)
-    return MiniatureWorld() if miniature else Hub()
+    return MiniatureWorld() if miniature else Hub(recorded.commits(request.runs))
 
 
 def make_plan(request: Request, found: Problems, provider: Provider | None = None) -> Plan | None:
@@ -161,15 +167,16 @@ def make_plan(request: Request, found: Problems, provider: Provider | None = Non
             recipes.append(read_recipe(name))
     base, precision = None, "fp32"
     with found.collect():
-        base = find_base(resolve_scale(request.scale))
+        base = find_base(resolve_scale(request.scale), recorded.commits(request.runs))
     with found.collect():
-        precision = resolve_precision(request.precision, base is not None and base.miniature)
+        small = base is not None and base.miniature or provider is not None and provider.name == "miniature"
+        precision = resolve_precision(request.precision, small)
     provider = provider or choose_provider(request, base is not None and base.miniature)
     tasks = _check_names(request, recipes, provider, found)
     if base is None or found.messages:
         return None
     builder = StageBuilder(request, base, provider, precision)
-    for seed in request.seeds or (DEFAULT_SEEDS[:1] if provider.name == "miniature" else DEFAULT_SEEDS):
+    for seed in request.seeds or (DEFAULT_SEEDS[:1] if builder.miniature else DEFAULT_SEEDS):
         for method in request.methods:
             for recipe in recipes:
                 with found.collect():
@@ -211,6 +218,9 @@ def _check_names(request: Request, recipes: list[Recipe], provider: Provider, fo
 def languages_of(task: Task, provider: Provider, request: Request, found: Problems) -> tuple[str, ...]:
     """The languages in which `task` will be scored; a code that no target knows, or none left, is noted in `found`."""
     offered = provider.languages(task)
+    if not offered:
+        found.add(f"no language of {task.name} was found in {provider.name} data; its languages: "
+                  f"{', '.join(task.languages)}. Choose others with --targets, or complete it (tools/mirror.py)")
     if request.languages is None:
         return offered
     asked = typed_languages(provider, request, found)
@@ -254,7 +264,7 @@ class StageBuilder:
                     parent = self.train(TASKS[task.trained_on], method, settings, shape, seed, intermediate, "target")
                 evaluate = self.evaluate(task, languages, settings, parent)
                 trained = settings if task.trained_on is not None else None
-                self.cell(evaluate, self.labels(method, trained, shape, evaluate) | {
+                self.cell(evaluate, self.labels(method, trained, trained and shape, evaluate) | {
                     "recipe": recipe.name if intermediate else "none", "protocol": recipe.protocol, "seed": seed,
                     "intermediate": recipe.intermediate if intermediate else "none"})
 
@@ -262,11 +272,12 @@ class StageBuilder:
                stage: Evaluate) -> dict[str, Any]:
         """The results columns of one evaluation, less recipe, protocol, intermediate and seed.
 
-        `method_config` holds what must agree for two scores to be compared: the adapter's shape, the precision, the
-        limit on training rows, and of the target's `settings` (None: no training) the chief ones and a digest of all.
+        `method_config` holds what must agree for two scores to be compared: precision, limits on rows, and of a target
+        that is trained its adapter's shape, the chief `settings` and a digest of all (None: no training).
         """
+        usual = DEFAULT_LAYERS.get(self.base.config.num_hidden_layers)
         config = {"lora": lora and dataclasses.asdict(lora), "precision": self.precision,
-                  "limit_train": self.request.limit_train}
+                  "limit_train": self.request.limit_train, "limit_eval": self.request.limit_eval}
         if settings is not None:
             config |= {"lr": settings.lr, "epochs": settings.epochs,
                        "settings": key_of(dataclasses.asdict(settings))[:8]}
@@ -274,7 +285,8 @@ class StageBuilder:
                 "data_source": self.provider.name, "method": method,
                 "method_config": canonical_json({key: value for key, value in config.items() if value is not None}),
                 "policy": "stack" if method == "lora" else "continue", "intermediate_variant": "",
-                "target": stage.task.name, "target_variant": "", "stage_key": stage.key}
+                "target": stage.task.name, "stage_key": stage.key,
+                "target_variant": "" if stage.layer in (None, usual) else f"layer {stage.layer}"}
 
     def cell(self, stage: Evaluate, labels: dict[str, Any]) -> None:
         """Note a cell, once: recipes with the same target settings share their baseline."""

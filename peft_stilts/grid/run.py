@@ -30,6 +30,7 @@ from peft_stilts.model.stack import Stack
 from peft_stilts.progress import progress
 from peft_stilts.store import Store, write_atomic
 from peft_stilts.train.loop import train
+from peft_stilts.train.optim import free_memory
 
 ENCODER, ADAPTER, HEAD, ROWS = "encoder", "adapter", "head", "results.csv"
 """Names inside an artefact: a full stage's encoder, a LoRA stage's adapter, the task's head; an evaluation's rows."""
@@ -71,8 +72,23 @@ class Runner:
         rows = results.RESULTS.read(self.store.open(stage.key) / ROWS).assign(**cell.labels)
         with self.store.claim("results"):
             self.enter(results.RESULTS, rows)
+        self.mend(stage)
         if not self.plan.request.keep:
             self.drop_spent(stage.parent)
+
+    def mend(self, stage: Evaluate) -> None:
+        """Make up for a kill between committing a stage of the chain below (or `stage` itself) and what follows it:
+        enter its cost in the stages table where it is missing, and clear its checkpoints."""
+        keys = [key for key in (*chain_keys(stage.parent), stage.key) if self.store.finished(key)]
+        with self.store.claim("results"):
+            known = set(self.table(results.STAGES)["stage_key"])
+            if missing := [self.store.record(key)["cost"] for key in keys if key not in known]:
+                self.enter(results.STAGES, missing)
+        for key in keys:
+            if (self.store.root / "work" / key).is_dir():
+                with self.store.claim(key):
+                    if not self.store.dropped(key):     # a dropped model may be in training again
+                        self.store.clear_work(key)
 
     def score(self, stage: Evaluate, labels: Mapping[str, Any], place: str) -> None:
         """Make an evaluation and commit it."""
@@ -103,8 +119,7 @@ class Runner:
                 write_atomic(folder / "predictions" / stage.task.name / f"test-{code}.{form.suffix}",
                              form.write(predictions))
                 rows += score_rows(stage, code, self.split(stage, code).split, predictions, form.golds(items))
-        frame = results.RESULTS.frame([{**labels, **row} for row in rows])
-        results.replace_file(folder / ROWS, lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
+        write_rows(results.RESULTS.frame([{**labels, **row} for row in rows]), folder)
         return sum(tokens)
 
     def rows(self, stage: Evaluate, code: str):
@@ -118,6 +133,7 @@ class Runner:
         key = stage.key if stage else None
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None
+            free_memory()
             if stage is None:
                 self._loaded = (key, stacks.lora(self.base_encoder(), [], None).to(self.device), None)
             else:
@@ -159,14 +175,8 @@ class Runner:
                 if not self.store.finished(parent.key) or self.store.dropped(parent.key):
                     self.train(parent, place)
         plan, settings = self.plan, stage.settings
-        encoder = self.base_encoder()
-        if stage.method == "full":
-            if parent is not None:
-                encoder = load_encoder(self.store.open(parent.key) / ENCODER)
-            stack = stacks.full(encoder)
-        else:
-            below = [self.store.open(key) / ADAPTER for key in chain_keys(parent)]
-            stack = stacks.lora(encoder, below, stage.lora, stage.task.name, stage.seed)
+        free_memory()
+        stack = self.new_stack(stage)
         form = FORMS[stage.task.form]
         head = new_head(form.head, stack.encoder.config, form.num_labels(stage.task), stage.seed)
         features = form.encode(plan.data.rows(stage.task.form, stage.task.train, stage.limit), self.tokenizer, settings)
@@ -194,6 +204,14 @@ class Runner:
         except SafetensorError as error:        # its own kind for 'no space left' and the like
             raise StoreError(f"{draft} cannot be written: {error}. Mend this and give the same command") from error
         self.commit(stage, draft, dataclasses.asdict(record))
+
+    def new_stack(self, stage: Train) -> Stack:
+        """What a training stage starts from: its parent's encoder, or the base under its parents' adapters."""
+        parent = stage.parent
+        if stage.method == "full":
+            return stacks.full(load_encoder(self.store.open(parent.key) / ENCODER) if parent else self.base_encoder())
+        below = [self.store.open(key) / ADAPTER for key in chain_keys(parent)]
+        return stacks.lora(self.base_encoder(), below, stage.lora, stage.task.name, stage.seed)
 
     def selection(self, stage: Train, stack: Stack, head: Head):
         """What scores the English development rows while training; None where the last weights are kept."""
@@ -226,12 +244,15 @@ class Runner:
         with self.store.claim("results"):
             self.enter(results.STAGES, [cost])
 
+    def table(self, table: results.Table) -> pd.DataFrame:
+        """The table as it is in the folder; empty where there is none."""
+        there = any((self.store.root / f"{table.name}.{kind}").is_file() for kind in ("csv", "parquet"))
+        return table.read(self.store.root) if there else table.frame()
+
     def enter(self, table: results.Table, rows: Any) -> None:
         """Add rows to a table of the folder; what was measured anew (after editing a recipe) replaces the old row."""
         same = [column for column in table.columns if column not in table.measured]
-        there = any((self.store.root / f"{table.name}.{kind}").is_file() for kind in ("csv", "parquet"))
-        before = table.read(self.store.root) if there else table.frame()
-        frame = pd.concat([before, table.frame(rows) if isinstance(rows, list) else rows])
+        frame = pd.concat([self.table(table), table.frame(rows) if isinstance(rows, list) else rows])
         table.write(frame.drop_duplicates(same, keep="last"), self.store.root)
 
     def drop_spent(self, stage: Train | None) -> None:
@@ -242,6 +263,11 @@ class Runner:
         if all(self.store.finished(child.key) for child in children):
             with self.store.claim(stage.key):
                 self.store.drop(stage.key)
+
+
+def write_rows(frame: pd.DataFrame, folder: Path) -> None:
+    """Write rows of the results table as `folder`/results.csv alone."""
+    results.replace_file(folder / ROWS, lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
 
 
 def chain_keys(stage: Train | None) -> list[str]:

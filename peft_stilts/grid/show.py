@@ -9,6 +9,7 @@ from rich.tree import Tree
 from peft_stilts import results
 from peft_stilts.analysis import figure, table
 from peft_stilts.errors import Problems
+from peft_stilts.grid import recorded
 from peft_stilts.grid.estimate import GIB, Cost, Estimator, check_machine
 from peft_stilts.grid.plan import Evaluate, Plan, Train
 from peft_stilts.progress import clock
@@ -45,9 +46,15 @@ def begin(plan: Plan) -> None:
     needed = todo(plan, store)
     with Problems() as found:
         check_machine(plan, Estimator(plan), needed, found)
+    models = {f"{plan.base.id}@main": plan.base.revision} if plan.base.from_hub else {}
+    recorded.record(plan.request.runs, models | getattr(plan.provider, "commits", {}), plan.data.identified())
     cached = len(plan.stages) - len(needed)
     print(heading(plan))
     print(f"{len(plan.stages)} stages, {cached} of them done before, in {plan.request.runs}", flush=True)
+    for task in {cell.stage.task.name: cell.stage.task for cell in plan.cells}.values():
+        missing = [code for code in task.languages if code not in plan.provider.languages(task)]
+        if missing and plan.provider.name == "local":
+            print(f"note: {task.name} is not in this data in {', '.join(missing)}; its average is over the others")
 
 
 def show_plan(plan: Plan) -> None:

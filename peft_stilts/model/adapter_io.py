@@ -16,12 +16,20 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, XLMRobertaConfig
 
 from peft_stilts.digest import sha256_file
-from peft_stilts.errors import CheckpointError
+from peft_stilts.errors import CheckpointError, StoreError, UsageError
 from peft_stilts.model.encoder import WEIGHTS
 from peft_stilts.model.heads import Head, new_head
+from peft_stilts.spec import LoraSettings
 
 ADAPTER, ADAPTER_CONFIG, IDENTITY = "adapter_model.safetensors", "adapter_config.json", "identity.json"
 HEAD, HEAD_CONFIG = "head.safetensors", "head.json"
+
+
+TARGETS = r".*encoder\.layer\.\d+\..*\.(query|key|value|dense)"
+"""The six linear maps of every layer, and not the pooler's (docs/design: adapters sit on the encoder's layers only)."""
+HARMLESS = {"peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision",
+            "inference_mode", "r", "lora_alpha", "lora_dropout", "megatron_core", "qalora_group_size"}  # fmt: skip
+"""Fields of adapter_config.json that are read by themselves, or change nothing where all others are as expected."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,19 @@ class Adapter:
     sha256: str
 
 
+def lora_config(settings: LoraSettings, base: dict[str, str]) -> LoraConfig:
+    """PEFT's configuration of an adapter of this shape on the encoder with identity `base`."""
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=TARGETS,
+        bias="none",
+        base_model_name_or_path=base["id"],
+        revision=base["revision"],
+    )
+
+
 def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """PEFT's file name of each tensor of adapter `name` -> the parameter in the PeftModel `model`."""
     part = f".{name}."
@@ -44,9 +65,15 @@ def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
 
 
 def save_encoder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, str]:
-    """Write encoder and tokenizer as a hub-like folder; returns the identity it will have when loaded from there."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Write encoder and tokenizer as a hub-like folder; returns the identity it will have when loaded from there.
+
+    Raises StoreError naming the folder when it cannot be written.
+    """
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # safetensors' own kind, OSError, and of tokenizers bare Exceptions, for a full disk
+        raise StoreError(f"{folder} cannot be written: {error}. Mend this and give the same command") from error
     return {"id": str(folder), "revision": "local", "sha256": sha256_file(Path(folder) / WEIGHTS)}
 
 
@@ -78,8 +105,8 @@ def read_identity(folder: Path) -> dict[str, Any]:
 def read_adapter(folder: Path, base: dict[str, str]) -> Adapter:
     """Read an adapter for the encoder with identity `base`.
 
-    Raises CheckpointError when a file is missing or damaged, the checksum differs, or the adapter was trained on
-    other weights.
+    Raises CheckpointError when a file is missing or damaged, the checksum differs, the adapter was trained on other
+    weights, or its configuration asks for more than plain LoRA on TARGETS.
     """
     identity = read_identity(folder)
     if identity["base"].get("sha256") != base["sha256"]:
@@ -88,14 +115,9 @@ def read_adapter(folder: Path, base: dict[str, str]) -> Adapter:
             "An adapter works only on the weights it was trained on."
         )
     tensors = _read_tensors(folder / ADAPTER, identity["sha256"])
-    values = _read_json(folder / ADAPTER_CONFIG, {"peft_type": str})
-    if values["peft_type"] != "LORA":
-        raise CheckpointError(
-            f"{folder / ADAPTER_CONFIG} is of PEFT type {values['peft_type']!r}; only 'LORA' is read."
-        )
     return Adapter(
         folder=folder,
-        config=LoraConfig.from_pretrained(str(folder)),
+        config=_read_config(folder / ADAPTER_CONFIG, base),
         tensors=tensors,
         task=identity["task"],
         base=identity["base"],
@@ -135,6 +157,27 @@ def load_head(folder: Path, config: XLMRobertaConfig, task: str, form: str) -> H
     head = new_head(form, config, told["num_labels"], seed=0)
     _fill(_own(head), tensors, folder / HEAD)
     return head
+
+
+def _read_config(path: Path, base: dict[str, str]) -> LoraConfig:
+    """The configuration that r, lora_alpha and lora_dropout of adapter_config.json make; CheckpointError naming every
+    other field whose value would change what the adapter computes."""
+    values = _read_json(path, {"peft_type": str, "r": int, "lora_alpha": int | float, "lora_dropout": int | float})
+    if values["peft_type"] != "LORA":
+        raise CheckpointError(f"{path} is of PEFT type {values['peft_type']!r}; only 'LORA' is read.")
+    try:
+        config = lora_config(LoraSettings(values["r"], values["lora_alpha"], values["lora_dropout"]), base)
+    except UsageError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    expected = config.to_dict()
+    for name, value in values.items():
+        empty = value is None or value is False or value in ({}, [])
+        wanted = expected.get(name)
+        if name in HARMLESS or value == wanted or (empty and not wanted):
+            continue
+        raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read (plain LoRA on every layer's six "
+                              "linear maps).")  # fmt: skip
+    return config
 
 
 def _own(head: Head) -> dict[str, nn.Parameter]:

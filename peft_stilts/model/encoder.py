@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, XLMRobertaConfig, XLMRobertaModel
 from transformers.utils import logging as transformers_logging
 
@@ -46,16 +47,23 @@ class Encoder:
 def encode_pack(model: torch.nn.Module, pack: Pack, layer: int | None = None) -> torch.Tensor:
     """The states (T, H) of a pack: the last layer's, or `hidden_states[layer]` (0: the embeddings' output).
 
-    `model`: an XLMRobertaModel made here, or its PEFT wrapper; `pack` lies on the model's device.
+    `model`: an XLMRobertaModel made here, or its PEFT wrapper; `pack` lies on the model's device. Layers above `layer`
+    are not computed.
     """
-    output = model(
-        input_ids=pack.input_ids[None],
-        position_ids=pack.position_ids[None],
-        cu_seqlens=pack.cu_seqlens,
-        max_seqlen=pack.max_seqlen,
-        output_hidden_states=layer is not None,
-    )
-    return output.last_hidden_state[0] if layer is None else output.hidden_states[layer][0]
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    layers = inner.encoder.layer
+    try:
+        if layer is not None:
+            inner.encoder.layer = layers[:layer]
+        output = model(
+            input_ids=pack.input_ids[None],
+            position_ids=pack.position_ids[None],
+            cu_seqlens=pack.cu_seqlens,
+            max_seqlen=pack.max_seqlen,
+        )
+    finally:
+        inner.encoder.layer = layers
+    return output.last_hidden_state[0]
 
 
 def load_encoder(source: str | Path, revision: str | None = None) -> Encoder:
@@ -71,7 +79,7 @@ def load_encoder(source: str | Path, revision: str | None = None) -> Encoder:
     model = _load_weights(source, config, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the tokenizer libraries raise every kind at a damaged file
         raise CheckpointError(f"{source}: the tokenizer cannot be read ({_first_line(error)}).") from error
     if len(tokenizer) > config.vocab_size or tokenizer.pad_token_id != config.pad_token_id:
         raise CheckpointError(

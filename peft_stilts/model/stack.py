@@ -11,13 +11,11 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 from peft_stilts.data.pack import Pack
+from peft_stilts.digest import derived_seed
 from peft_stilts.errors import CheckpointError
-from peft_stilts.model.adapter_io import adapter_parameters, fill_adapter, read_adapter, save_adapter
+from peft_stilts.model.adapter_io import adapter_parameters, fill_adapter, lora_config, read_adapter, save_adapter
 from peft_stilts.model.encoder import Encoder, encode_pack
 from peft_stilts.spec import LoraSettings
-
-TARGETS = r".*encoder\.layer\.\d+\..*\.(query|key|value|dense)"
-"""The six linear maps of every layer, and not the pooler's (docs/design: adapters sit on the encoder's layers only)."""
 
 
 class Stack(nn.Module):
@@ -100,9 +98,9 @@ def full(encoder: Encoder) -> Stack:
 def lora(encoder: Encoder, frozen: Sequence[Path], new: LoraSettings | None, task: str = "", seed: int = 0) -> Stack:
     """Frozen adapters from the folders `frozen`, lowest first, and on top a new one to train, if `new` is given.
 
-    The encoder's model is wrapped in place. `task` names the new adapter; its A is drawn from `seed`, its B is 0, so
-    that at first the stack computes what it would without it. Raises CheckpointError when a folder's adapter does not
-    fit the encoder or the adapters below it.
+    The encoder's model is wrapped in place. `task` names the new adapter; its A is drawn from `seed` and its depth, so
+    that it does not begin in the rows of the A below it; its B is 0, so that at first the stack computes what it would
+    without it. Raises CheckpointError when a folder's adapter does not fit the encoder or the adapters below it.
     """
     model: nn.Module = encoder.model
     names: list[str] = []
@@ -130,18 +128,9 @@ def lora(encoder: Encoder, frozen: Sequence[Path], new: LoraSettings | None, tas
         fill_adapter(model, names[-1], adapter)
         parents.append({"name": names[-1], "task": adapter.task, "sha256": adapter.sha256})
     if new is not None:
-        config = LoraConfig(
-            r=new.rank,
-            lora_alpha=new.alpha,
-            lora_dropout=new.dropout,
-            target_modules=TARGETS,
-            bias="none",
-            base_model_name_or_path=encoder.identity["id"],
-            revision=encoder.identity["revision"],
-        )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            put(config, f"{len(names) + 1}-{task}")
+            torch.manual_seed(derived_seed("adapter", seed, len(names) + 1))
+            put(lora_config(new, encoder.identity), f"{len(names) + 1}-{task}")
     return Stack(model, encoder.identity, names, parents, full=False)
 
 

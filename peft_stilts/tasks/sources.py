@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,14 +76,15 @@ def identity(split: Split, revision: str, **more: Any) -> dict[str, Any]:
 class Hub:
     """The Hugging Face hub, through datasets: `namespace/name` repositories without scripts, at a full commit.
 
-    A revision is resolved once in a process. When the hub cannot be reached, the newest commit in the local cache is
-    used and a warning says so; without one, DataError after seconds.
+    `commits` maps `repository@revision` to full commits that were resolved before; others are resolved once. When the
+    hub cannot be reached, the newest commit in the local cache is used and a warning says so; without one, DataError
+    after seconds.
     """
 
     name = "hub"
 
-    def __init__(self) -> None:
-        self._commits: dict[tuple[str, str], str] = {}
+    def __init__(self, commits: Mapping[str, str] | None = None) -> None:
+        self.commits = dict(commits or {})
         self._reachable = True
 
     def languages(self, task: Task) -> tuple[str, ...]:
@@ -123,10 +124,10 @@ class Hub:
         """The full commit (40 hexadecimal digits) of the split's repository and revision; raises DataError."""
         if _FULL_COMMIT.fullmatch(split.revision):
             return split.revision
-        asked = (split.repo, split.revision)
-        if asked not in self._commits:
-            self._commits[asked] = self._ask(*asked)
-        return self._commits[asked]
+        asked = f"{split.repo}@{split.revision}"
+        if asked not in self.commits:
+            self.commits[asked] = self._ask(split.repo, split.revision)
+        return self.commits[asked]
 
     def _ask(self, repo: str, revision: str) -> str:
         from huggingface_hub import HfApi
@@ -220,7 +221,11 @@ class LocalMirror:
         tables = []
         for path in self.files(split):
             try:
-                tables.append(pq.ParquetFile(path).read().replace_schema_metadata(None))
+                table = pq.ParquetFile(path).read().replace_schema_metadata(None)
+                table.validate(full=True)
+                if len(set(table.column_names)) < table.num_columns:
+                    raise ValueError(f"a column stands twice among {', '.join(table.column_names)}")
+                tables.append(table)
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise DataError(f"{path} is no readable parquet file: {_first_line(error)}.") from error
         where = f"{split} in {self.root / split.repo}"
@@ -263,7 +268,7 @@ def read_front(readme: Path) -> tuple[dict[str, Any], str]:
     parts = re.match(r"---\r?\n(.*?\r?\n)---[ \t]*(?:\r?\n|$)(.*)", text, re.DOTALL)
     try:
         front = yaml.safe_load(parts[1]) if parts else {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # PyYAML lets some through
         raise DataError(f"{readme}: its YAML header cannot be read: {_first_line(error)}.") from error
     if not isinstance(front, dict):
         raise DataError(f"{readme}: its YAML header is no mapping.")
@@ -304,7 +309,10 @@ def _inside(folder: Path, pattern: str) -> list[Path]:
     parts = Path(pattern).parts
     if Path(pattern).is_absolute() or ".." in parts or "\\" in pattern or ":" in pattern or "\0" in pattern:
         raise DataError(f"{folder / 'README.md'} names {pattern!r}, which is outside of its folder.")
-    found = sorted(path for path in folder.glob(pattern) if path.is_file() or path.is_symlink())
+    try:
+        found = sorted(path for path in folder.glob(pattern) if path.is_file() or path.is_symlink())
+    except (ValueError, IndexError, OSError, NotImplementedError) as error:
+        raise DataError(f"{folder / 'README.md'} names {pattern[:80]!r}, which is no pattern of files.") from error
     if not found:
         raise DataError(f"{folder / 'README.md'} names {pattern!r}, but there is no such file in {folder}.")
     for path in found:

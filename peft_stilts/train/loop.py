@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 import time
 from collections.abc import Callable
@@ -14,12 +13,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from peft_stilts.data.pack import Packable, make_pack, plan_packs
+from peft_stilts.digest import derived_seed
 from peft_stilts.errors import TrainingError
 from peft_stilts.machine import peak_memory, reset_peak_memory
 from peft_stilts.model.learner import Learner
 from peft_stilts.spec import TrainingSettings
 from peft_stilts.train.checkpoint import Checkpoints, State
-from peft_stilts.train.optim import Order, derived_seed, is_out_of_memory, make_optimizer, rate
+from peft_stilts.train.optim import Order, free_memory, is_out_of_memory, make_optimizer, rate
 
 MOST_SKIPS = 30
 """fp16 steps in a row that the gradient scaler may skip; from its first scale, 2^16, 16 halvings reach 1."""
@@ -124,6 +124,7 @@ def train(
     if state.best_step is not None:
         checkpoints.load_best(state)
     learner = accelerator.unwrap_model(learner, keep_fp32_wrapper=False).eval()
+    learner.__dict__.pop("forward", None)  # accelerate leaves a bound method there, which would keep the learner alive
     return TrainingRecord(
         steps=state.step,
         features=state.features,
@@ -176,9 +177,7 @@ def _gradients(
             if not is_out_of_memory(error):
                 raise
         learner.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         largest = max(len(pack.input_ids) for pack in packs)
         if all(len(part) == 1 for part in plan):
             raise TrainingError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import math
 
 import torch
 from torch import nn
 
+from peft_stilts.digest import derived_seed
 from peft_stilts.model.learner import Learner
 from peft_stilts.spec import TrainingSettings
 
@@ -31,11 +32,6 @@ class Order:
             generator = torch.Generator().manual_seed(derived_seed("order", self.seed, epoch))
             self._drawn = (epoch, torch.randperm(self.count, generator=generator).tolist())
         return self._drawn[1][place * self.per_step : (place + 1) * self.per_step]
-
-
-def derived_seed(*parts: object) -> int:
-    """A 63-bit seed from a purpose, a seed and a number: unrelated streams that need no state to go on."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def rate(step: int, total: int, warmup_ratio: float) -> float:
@@ -73,3 +69,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in told for words in ("not enough memory", "can't allocate memory", "out of memory")
     )
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more, models in reference cycles and the device's cache included."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

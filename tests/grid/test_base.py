@@ -14,7 +14,10 @@ from peft_stilts.grid.base import find_base, load_tokenizer, miniature_folder, r
 def test_a_folder_is_known_by_its_weights_and_not_by_its_place(encoder, tmp_path):
     moved = shutil.copytree(encoder, tmp_path / "elsewhere")
     here, there = find_base(str(encoder)), find_base(str(moved))
-    assert here.identity == there.identity == {"sha256": sha256_file(encoder / "model.safetensors")}
+    assert here.identity == there.identity and here.revision == sha256_file(encoder / "model.safetensors")
+    (moved / "config.json").write_text((moved / "config.json").read_text().replace("\"hidden_dropout_prob\": 0.1",
+                                                                                   "\"hidden_dropout_prob\": 0.2"))
+    assert find_base(str(moved)).identity != here.identity      # other dropout, other numbers
     assert here.scale == here.id == str(encoder) and not here.miniature and not here.from_hub
     assert len(load_tokenizer(here)) == here.config.vocab_size == 3000
 
@@ -42,7 +45,7 @@ def other_kind(folder):
     (lambda folder: (folder / "config.json").write_text("[]"), "config.json cannot be read"),
     (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-     "has no model.safetensors .found: .*pytorch_model.bin.*; only safetensors"),
+     "has no model.safetensors .found: .*pytorch_model.bin.*; a model folder has config.json"),
     (shutil.rmtree, "is no folder; known: auto, mini, base, large"),
 ])
 def test_a_folder_that_is_no_encoder_is_refused(encoder, tmp_path, change, told):

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from peft_stilts import results
 from peft_stilts.errors import CheckpointError, Problems, UsageError
+from peft_stilts.grid import evaluate as evaluating
 from peft_stilts.grid import run as running
 from peft_stilts.grid.evaluate import evaluate_source
 from peft_stilts.grid.run import run
@@ -59,11 +60,30 @@ def test_a_finished_run_gives_again_the_scores_that_it_has(kept, evaluate):
     assert len(frame[frame["target"] != "tatoeba"]) == 2 * 2 * 2 * (2 + 2)
     pd.testing.assert_series_equal(told["score"], told["score_before"], check_names=False)
     assert set(told["target"]) == {"xquad", "tydiqa", "tatoeba"}
+    assert (told["method_config"] == told["method_config_before"]).all(), "limit_train is the run's"
+
+
+def test_a_models_precision_and_limit_are_those_of_its_training(kept, evaluate):
+    out = evaluate(stage_folder(kept, "tydiqa"), "tydiqa", layer=None, precision="bf16", limit_train="3")
+    config = json.loads(results.read(out)["method_config"][0])
+    assert (config["precision"], config["limit_train"]) == ("fp32", 16)
+
+
+def test_the_base_is_looked_up_at_the_commit_of_the_run(kept, monkeypatch):
+    asked, find = [], evaluating.find_base
+    monkeypatch.setattr(evaluating, "find_base", lambda scale, **told: asked.append(told) or find(scale, **told))
+    evaluating.open_source(stage_folder(kept, "squad"))
+    evaluating.open_source(stage_folder(kept, "squad", "lora") / "adapter")
+    assert asked == [{"revision": kept.plan.base.revision}] * 2
 
 
 def test_several_models_have_a_folder_each_with_a_prediction_for_every_item(kept, evaluate, data_root):
-    out = evaluate(kept.runs, "xquad")
+    out = evaluate(kept.runs, "mlqa,xquad")
+    for part in out.glob("*/results.csv"):
+        assert set(results.read(part)["target"]) == {"mlqa", "xquad"}
     frame = results.read(out)
+    assert len(results.read(list(out.glob("*/results.csv")))) == len(frame) == 4 * 2 * (2 + 2)
+    frame = frame[frame["target"] == "xquad"]
     rows = {code: pd.read_parquet(data_root / f"google/xtreme/XQuAD.{code}/validation-00000-of-00001.parquet")
             for code in ("en", "de")}
     parts = sorted(path.name for path in out.iterdir() if path.is_dir())
@@ -74,7 +94,6 @@ def test_several_models_have_a_folder_each_with_a_prediction_for_every_item(kept
             pairs = json.loads(text, object_pairs_hook=list)
             assert sorted(key for key, _ in pairs) == sorted(rows[code]["id"])
             assert frame["examples"].eq(len(rows[code])).all()
-    assert len(results.read([out / part for part in parts])) == len(frame)
 
 
 def test_a_stage_folder_is_scored_with_its_head(kept, evaluate, monkeypatch):

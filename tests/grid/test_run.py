@@ -161,6 +161,30 @@ def test_a_lost_csv_loses_no_row_of_another_request(workshop, encoder, finished,
     pd.testing.assert_frame_equal(scores(runs), scores(finished.runs))
 
 
+def test_what_a_kill_after_a_commit_left_undone_is_made_up_for(finished, again, no_training):
+    plan, runs = again(finished)
+    frame = results.STAGES.read(runs)
+    results.STAGES.write(frame.iloc[3:-1], runs)
+    models = [key for key, stage in plan.stages.items() if stage.kind == "train"]
+    dropped = [key for key in models if Store(runs).dropped(key)]
+    for key in plan.stages:
+        (runs / "work" / key / "checkpoints").mkdir(parents=True)
+    run(plan)
+    pd.testing.assert_frame_equal(results.STAGES.read(runs).sort_values("stage_key", ignore_index=True),
+                                  frame.sort_values("stage_key", ignore_index=True))
+    left = sorted(path.name for path in (runs / "work").iterdir())
+    assert left == sorted(dropped), "a dropped model's may belong to a process that trains it again"
+
+
+def test_a_full_target_stage_loads_its_parents_encoder_alone(kept, monkeypatch):
+    stage = next(stage for stage in kept.plan.stages.values()
+                 if stage.kind == "train" and stage.method == "full" and stage.parent)
+    loaded, load = [], module.load_encoder
+    monkeypatch.setattr(module, "load_encoder", lambda folder: loaded.append(folder) or load(folder))
+    assert Runner(kept.plan).new_stack(stage).full
+    assert loaded == [Store(kept.runs).folder(stage.parent.key) / "encoder"]
+
+
 def test_a_broken_table_is_named_and_left_alone(finished, again, no_training):
     plan, runs = again(finished)
     (runs / "results.csv").write_text("recipe,scale\nhalf a row\n")

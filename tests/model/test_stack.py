@@ -10,7 +10,7 @@ from transformers import XLMRobertaModel
 
 from peft_stilts.data.pack import make_pack
 from peft_stilts.digest import sha256_file
-from peft_stilts.errors import CheckpointError
+from peft_stilts.errors import CheckpointError, StoreError
 from peft_stilts.model.adapter_io import load_head, save_encoder, save_head
 from peft_stilts.model.encoder import load_encoder, random_encoder
 from peft_stilts.model.heads import new_head
@@ -77,6 +77,20 @@ def test_a_fresh_adapter_changes_no_bit(base, adapters, pack):
     below = lora(load_encoder(base), adapters[:1], None).eval()(pack)
     assert not torch.equal(below, plain)
     assert torch.equal(lora(load_encoder(base), adapters[:1], SETTINGS, "tydiqa").eval()(pack), below)
+
+
+def test_no_adapter_begins_in_the_rows_of_the_one_below(base, tmp_path):
+    def rows(stack):
+        return {name.replace(f".{stack.trained}.", "."): value.clone() for name, value in stack.named_parameters()
+                if "lora_A" in name and f".{stack.trained}." in name}
+
+    first = lora(load_encoder(base), [], SETTINGS, "squad", seed=7)
+    first.save_adapter(tmp_path / "first")
+    second = lora(load_encoder(base), [tmp_path / "first"], SETTINGS, "squad", seed=7)
+    assert len(rows(first)) == 12 and rows(first).keys() == rows(second).keys()
+    assert not any(torch.equal(value, rows(second)[name]) for name, value in rows(first).items())
+    again = rows(lora(load_encoder(base), [tmp_path / "first"], SETTINGS, "squad", seed=7))
+    assert all(torch.equal(value, again[name]) for name, value in rows(second).items())
 
 
 def test_training_leaves_frozen_bytes(base, adapters, pack, config):
@@ -165,6 +179,32 @@ def test_pickled_or_foreign_adapters_are_refused(base, adapters):
     (adapters[0] / "identity.json").unlink()
     with pytest.raises(CheckpointError, match="has no identity.json"):
         lora(load_encoder(base), adapters[:1], None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("init_lora_weights", "olora"), ("target_modules", ["query"]), ("use_dora", True), ("use_rslora", True),
+     ("modules_to_save", ["pooler"]), ("rank_pattern", {"query": 2}), ("alpha_pattern", {"query": 2}), ("bias", "all"),
+     ("fan_in_fan_out", True), ("layers_to_transform", [0]), ("lora_bias", True), ("of_a_later_peft", 1),
+     ("lora_dropout", 1.5), ("r", 0), ("r", "4"), ("init_lora_weights", None)],
+)  # fmt: skip
+def test_an_adapter_that_asks_for_more_than_plain_lora_is_refused(base, adapters, field, value):
+    path = adapters[0] / "adapter_config.json"
+    plain = json.loads(path.read_text())
+    path.write_text(json.dumps(plain | {"a_new_switch": False, "task_type": "FEATURE_EXTRACTION"}))
+    lora(load_encoder(base), adapters[:1], None)
+    path.write_text(json.dumps(plain | {field: value}))
+    with pytest.raises(CheckpointError, match=f"adapter_config.json.*({field}|dropout|rank)"):
+        lora(load_encoder(base), adapters[:1], None)
+
+
+def test_an_encoder_that_cannot_be_written_names_its_folder(config, tokenizer, tmp_path, monkeypatch):
+    def full(folder):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", full)
+    with pytest.raises(StoreError, match="an encoder cannot be written: No space left on device"):
+        save_encoder(random_encoder(config, 3).model, tokenizer, tmp_path / "an encoder")
 
 
 def test_heads_on_disk(tmp_path, config):

@@ -1,6 +1,7 @@
 """The mirror tool: real files in, the hub's layout out; bad files stop it before anything is written."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,12 +180,22 @@ def test_a_failed_write_leaves_the_old_file(source, tmp_path, monkeypatch):
 
 
 def test_the_command_line(source, tmp_path):
-    def tool(*arguments):
-        return subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=100)
+    def tool(*arguments, cwd=None):
+        return subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=100,
+                              cwd=cwd)
 
     done = tool("xquad", "--source", str(source), "--data_root", str(tmp_path / "007"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "007" / "google" / "xtreme" / "XQuAD.de").is_dir()
+    shutil.copytree(source, tmp_path / "7e1")
+    done = tool("tatoeba", "--source", "7e1", "--data_root=007", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "007/google/xtreme/tatoeba.fra").is_dir(), done.stderr
+    for wrong in (["--sourc", "7e1"], ["--force"], ["squad"]):
+        done = tool("xquad", "--source", str(source), "--data_root", str(tmp_path / "none"), *wrong)
+        assert done.returncode == 2 and "unrecognized arguments" in done.stderr, done.stderr
+    done = tool("--help")
+    assert done.returncode == 0 and {"--source", "--data_root"} <= set(done.stdout.split())
+    assert not (tmp_path / "none").exists()
     done = tool("xqad", "--source", str(source), "--data_root", str(tmp_path / "x"))
     assert done.returncode == 2 and "Did you mean 'xquad'" in done.stderr and "Traceback" not in done.stderr
 

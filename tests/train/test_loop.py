@@ -1,6 +1,8 @@
 """The loop is a plain transformers/PEFT loop, whatever the packs; and it stops with its cause."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ import transformers
 from peft import LoraConfig, PeftModel
 
 from peft_stilts.errors import TrainingError
-from peft_stilts.model.stack import TARGETS
+from peft_stilts.model.adapter_io import TARGETS
 from peft_stilts.train import loop
 from peft_stilts.train.loop import train
 from peft_stilts.train.optim import Order
@@ -236,3 +238,19 @@ def test_several_processes_are_refused(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Accelerator, "num_processes", property(lambda self: 2))
     with pytest.raises(TrainingError, match="launched as 2 processes; one process trains one stage"):
         train(tiny.make_learner(), tiny.make_features(), tiny.SETTINGS, seed=4, folder=tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_learner_goes_when_its_last_name_goes(tiny, tmp_path, precision):
+    learner = tiny.make_learner()
+    settings = replace(tiny.SETTINGS, epochs=1, keep="last")
+    train(learner, tiny.make_features(), settings, seed=1, folder=tmp_path, precision=precision)
+    assert "forward" not in vars(learner), "accelerate's own forward is gone"
+    known = weakref.ref(learner.head)
+    gc.collect()
+    gc.disable()
+    try:
+        del learner
+        assert known() is None, "no reference cycle keeps the weights"
+    finally:
+        gc.enable()

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_linear_schedule_with_warmup
 
-from peft_stilts.train.optim import Order, derived_seed, is_out_of_memory, make_optimizer, rate
+from peft_stilts.digest import derived_seed
+from peft_stilts.train.optim import Order, is_out_of_memory, make_optimizer, rate
 
 
 @settings(max_examples=50, deadline=None)
