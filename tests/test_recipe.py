@@ -179,3 +179,18 @@ def test_nothing_is_overwritten_and_all_mistakes_are_told(tmp_path):
 
 def test_settings_without_a_recipe_are_those_of_the_class(write):
     assert read_recipe(write(recipe())).settings("none such", "full", False).adam_betas == TrainingSettings().adam_betas
+
+
+@pytest.mark.parametrize("content", [
+    "[" * 3000, "a: 2001-99-99", "a: !!int x", "a: !!timestamp x", "a: !!python/name:os.x"])
+def test_yaml_that_its_reader_trips_over_is_named(tmp_path, content):
+    (tmp_path / "my.yaml").write_text(content)
+    with pytest.raises(UsageError, match="cannot read .*my.yaml"):
+        read_recipe(str(tmp_path / "my.yaml"))
+
+
+def test_names_that_are_no_files_are_told(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    for name, told in (("a" * 5000 + ".yaml", "File name too long"), (str(tmp_path / "folder.yaml"), "is no file")):
+        with pytest.raises(UsageError, match=told):
+            read_recipe(name)

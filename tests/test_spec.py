@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peft_stilts.errors import Problems, UsageError
-from peft_stilts.spec import LoraSettings, Request, TrainingSettings, build, names, parse_request, typed, whole
+from peft_stilts.spec import (
+    LoraSettings,
+    Request,
+    TrainingSettings,
+    build,
+    existing_folder,
+    names,
+    parse_request,
+    typed,
+    whole,
+    writable_folder,
+)
 
 
 def request(recipes="squad", **flags):
@@ -145,3 +156,21 @@ def test_all_impossible_values_of_one_block_are_told_at_once():
 def test_an_impossible_adapter_is_refused(values):
     with pytest.raises(UsageError, match=next(iter(values))):
         build(LoraSettings, values, "squad")
+
+
+@pytest.mark.parametrize("text, told", [("", "must be a path"), ("a" * 5000, "File name too long"),
+                                        ("~no_such_user/x", "home"), ("circle", "leads nowhere")])
+@pytest.mark.parametrize("read", [writable_folder, existing_folder])
+def test_what_can_be_no_folder_is_refused(tmp_path, monkeypatch, read, text, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UsageError, match=told if read is writable_folder or text != "circle" else "is no folder"):
+        read(text, "runs")
+
+
+def test_settings_that_overflow_are_refused():
+    for values in ({"epochs": 1e300}, {"features_per_step": 10**30}):
+        with pytest.raises(UsageError, match="at most 1000000000"):
+            TrainingSettings(**values)
+    with pytest.raises(UsageError, match="at most 1000000000"):
+        LoraSettings(rank=10**30)

@@ -169,3 +169,13 @@ def test_a_claim_is_given_back_when_its_work_fails(store):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), store.claim("k1", pytest.fail):
             _ = 1 / 0
+
+
+def test_the_record_of_another_stage_is_refused(tmp_path):
+    store = Store(tmp_path)
+    draft = store.work("one") / "artefact"
+    draft.mkdir()
+    store.commit("one", draft, {"kind": "train", "spec": {}, "parent": None})
+    shutil.copytree(store.folder("one"), store.folder("two"))
+    with pytest.raises(StoreError, match="not the record of two.*remove"):
+        store.open("two")

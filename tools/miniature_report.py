@@ -9,6 +9,7 @@ rank correlation with the languages' true distance from English. Nothing in it s
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 from pathlib import Path
@@ -16,21 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-SEEDS = (1, 2, 3)
 
-
-def report(*, out: str = "miniature_report", seeds: tuple[int, ...] = SEEDS, limit_train: int | None = None,
-           limit_eval: int | None = None) -> None:
-    """Run what is missing, then write and print the report.
-
-    Args:
-        out: folder of the runs and of report.md.
-        seeds: seeds, with commas between.
-        limit_train: only the first N training rows (for a quick try; the report says so).
-        limit_eval: only the first N test rows per language.
-    """
-    folder = Path(out)
-    seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+def report(folder: Path, seeds: tuple[int, ...], limit_train: int | None, limit_eval: int | None) -> None:
+    """Run what is missing, then write FOLDER/report.md and print it."""
     control = random_folder(folder / "random_encoder")
     pretrained = run(folder / "pretrained", "mini", "squad", seeds, limit_train, limit_eval)
     random = run(folder / "random", str(control), "none", seeds, limit_train, limit_eval)
@@ -139,8 +128,17 @@ def _told(rows: pd.DataFrame, column: str, english: bool) -> str:
     return f"{mean:{sign}.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
 
 
-if __name__ == "__main__":
-    import fire
-
+def main() -> None:
+    """Read the flags and make the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("miniature_report"), help="folder of the runs and report.md")
+    parser.add_argument("--seeds", default="1,2,3", help="seeds with commas between")
+    parser.add_argument("--limit_train", type=int, help="only the first N training rows (the report says so)")
+    parser.add_argument("--limit_eval", type=int, help="only the first N test rows per language")
+    flags = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    fire.Fire(report)
+    report(flags.out, tuple(int(seed) for seed in flags.seeds.split(",")), flags.limit_train, flags.limit_eval)
+
+
+if __name__ == "__main__":
+    main()

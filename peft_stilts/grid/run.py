@@ -133,8 +133,8 @@ class Runner:
         key = stage.key if stage else None
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None
-            free_memory()
             if stage is None:
+                free_memory()
                 self._loaded = (key, stacks.lora(self.base_encoder(), [], None).to(self.device), None)
             else:
                 with self.store.claim(stage.key, waiting(stage, place)):
@@ -146,6 +146,7 @@ class Runner:
     def load(self, stage: Train) -> tuple[Stack, Head]:
         """The finished model of a training stage, its files checked, nothing trainable."""
         folder = self.store.open(stage.key)
+        free_memory()           # of the training's model
         if stage.method == "full":
             stack = stacks.lora(load_encoder(folder / ENCODER), [], None)
         else:
@@ -175,7 +176,6 @@ class Runner:
                 if not self.store.finished(parent.key) or self.store.dropped(parent.key):
                     self.train(parent, place)
         plan, settings = self.plan, stage.settings
-        free_memory()
         stack = self.new_stack(stage)
         form = FORMS[stage.task.form]
         head = new_head(form.head, stack.encoder.config, form.num_labels(stage.task), stage.seed)
@@ -207,6 +207,7 @@ class Runner:
 
     def new_stack(self, stage: Train) -> Stack:
         """What a training stage starts from: its parent's encoder, or the base under its parents' adapters."""
+        free_memory()           # of the model before
         parent = stage.parent
         if stage.method == "full":
             return stacks.full(load_encoder(self.store.open(parent.key) / ENCODER) if parent else self.base_encoder())

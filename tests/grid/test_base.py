@@ -88,3 +88,21 @@ def test_the_miniature_encoder_has_its_own_name():
     base = find_base("mini")
     assert base.miniature and base.id == "peft_stilts/miniature" and base.retrieval_layer(None) == 3
     assert find_base(base.id) == base
+
+
+@pytest.mark.parametrize("field, value", [("hidden_size", 10**9), ("intermediate_size", 0), ("pad_token_id", None),
+                                          ("num_attention_heads", 7), ("layer_norm_eps", "x"), ("dtype", "bogus")])
+def test_a_configuration_of_no_model_is_refused(encoder, tmp_path, field, value):
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(UsageError, match="config.json"):
+        find_base(str(folder))
+
+
+@pytest.mark.parametrize("name, text", [("tokenizer.json", "{}"), ("tokenizer_config.json", "[1]")])
+def test_a_damaged_tokenizer_is_named(encoder, tmp_path, name, text):
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    (folder / name).write_text(text)
+    with pytest.raises(UsageError, match="the tokenizer cannot be read"):
+        load_tokenizer(find_base(str(folder)))

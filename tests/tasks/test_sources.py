@@ -3,6 +3,8 @@
 import shutil
 import stat
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -172,3 +174,24 @@ def test_every_form_of_data_files(folder, form):
     form = form.replace("F", "XQuAD.de/validation-00000-of-00001.parquet")
     (folder.repo / "README.md").write_text(f"---\nconfigs:\n- config_name: XQuAD.de\n  data_files: {form}\n---\n")
     assert len(LocalMirror(folder.root).load(GERMAN)) == 4
+
+
+@pytest.mark.parametrize("path", [".", "***", "x/**y", "a" * 5000])
+def test_patterns_that_are_none_are_named(folder, path):
+    readme = folder.root / "google/xtreme/README.md"
+    readme.write_text(f"---\nconfigs:\n- config_name: XQuAD.de\n  data_files: {{validation: '{path}'}}\n---\n")
+    with pytest.raises(DataError, match="README.md names"):
+        LocalMirror(folder.root).load(GERMAN)
+
+
+@pytest.mark.parametrize("damage", ["bytes", "twice"])
+def test_text_that_is_not_utf8_and_a_doubled_column_are_named(folder, damage):
+    path = next(folder.root.rglob("XQuAD.de/*.parquet"))
+    table = pq.read_table(path)
+    lengths = pa.py_buffer(b"".join((2 * row).to_bytes(4, "little") for row in range(len(table) + 1)))
+    wrong = pa.Array.from_buffers(pa.string(), len(table), [None, lengths, pa.py_buffer(b"\xff\xfe" * len(table))])
+    changed = table.append_column("id", table["id"]) if damage == "twice" else table.set_column(
+        table.column_names.index("context"), "context", wrong)
+    pq.write_table(changed, path)
+    with pytest.raises(DataError, match="parquet.*(UTF8|stands twice)"):
+        LocalMirror(folder.root).load(GERMAN)
