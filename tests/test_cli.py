@@ -222,7 +222,7 @@ def test_the_demonstration_ends_with_table_picture_and_files(demo):
     assert "5 stages, 0 of them done before, in my runs" in done.stdout
     assert "tydiqa (F1)" in done.stdout and "gain" in done.stdout
     assert sorted(path.name for path in (folder / "my runs").glob("*.*")) == [
-        "gains.png", "results.csv", "results.parquet", "stages.csv", "stages.parquet"]
+        "gains.png", "results.csv", "results.parquet", "sources.json", "stages.csv", "stages.parquet"]
     frame = pd.read_csv(folder / "my runs" / "results.csv", keep_default_na=False)
     assert set(frame["language"]) == {"en", "qb", "qd", "qf", "qg", "qi"} and frame["scale"].eq("mini").all()
     assert "\r" not in done.stderr, "plain lines where the output is no terminal"
