@@ -147,6 +147,10 @@ class Store:
             found = sha256_file(path)
             if found != expected:
                 raise StoreError(f"{path} is corrupted: its SHA-256 is {found}, recorded was {expected}; {again}")
+        unknown = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        unknown -= {RECORD, *record["files"]}
+        if unknown:
+            raise StoreError(f"{folder} holds what its record does not name: {', '.join(sorted(unknown))}; {again}")
         return folder
 
     def drop(self, key: str) -> None:

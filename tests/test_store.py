@@ -179,3 +179,14 @@ def test_the_record_of_another_stage_is_refused(tmp_path):
     shutil.copytree(store.folder("one"), store.folder("two"))
     with pytest.raises(StoreError, match="not the record of two.*remove"):
         store.open("two")
+
+
+def test_a_file_that_the_record_does_not_name_is_refused(tmp_path):
+    store = Store(tmp_path)
+    draft = store.work("k") / "artefact"
+    draft.mkdir()
+    (draft / "weights").write_text("w")
+    store.commit("k", draft, {"kind": "train", "spec": {}, "parent": None})
+    (store.folder("k") / "more").write_text("x")
+    with pytest.raises(StoreError, match="does not name: more"):
+        store.open("k")

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from peft_stilts import results
 from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, StoreError, UsageError
@@ -44,13 +46,15 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
     """Score `request.targets` with the models at `source`; write predictions and results.csv below `out`.
 
     Where several models can score a target (methods, seeds, with and without intermediate task), each has a folder of
-    its own, named by its key. Raises UsageError with every mistake before anything is scored.
+    its own, named by its key. Scores that an earlier call left in `out` stay, but for those made again. Raises
+    UsageError with every mistake before anything is scored.
     """
     found_source = open_source(source)
     with Problems() as found:
         plan = _plan(found_source, request, found)
     runner = _AdapterRunner(plan, found_source.adapter) if found_source.adapter else Runner(plan)
     several = len({cell.stage.parent and cell.stage.parent.key for cell in plan.cells}) > 1
+    earlier = results.read(out) if (out / ROWS).is_file() else results.RESULTS.frame()
     parts: dict[Path, list[dict[str, Any]]] = {}
     for number, cell in enumerate(plan.cells, start=1):
         parent = cell.stage.parent
@@ -60,7 +64,8 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
         parts.setdefault(folder, []).extend(results.RESULTS.read(folder / ROWS).to_dict("records"))
         write_rows(results.RESULTS.frame(parts[folder]), folder)
     frame = results.RESULTS.frame([row for part in parts.values() for row in part])
-    results.write(frame, out)
+    same = [column for column in frame if column not in results.RESULTS.measured]
+    results.write(pd.concat([earlier, frame]).drop_duplicates(same, keep="last"), out)
     _print_scores(frame, out)
 
 
@@ -164,8 +169,17 @@ def _labels(source: Source, builder: StageBuilder, model: Train | None, task: Ta
     if model:                   # how it was trained, whatever the flags of this command are
         config |= {"precision": model.spec["precision"], "limit_train": model.limit}
     config = canonical_json({key: value for key, value in config.items() if value is not None})
-    return labels | {"recipe": "evaluate", "protocol": "", "intermediate": ">".join(before) or "none",
+    return labels | {"recipe": _told_recipe(model), "protocol": "", "intermediate": ">".join(before) or "none",
                      "seed": model.seed if model else 0, "method_config": config}
+
+
+def _told_recipe(model: Train | None) -> str:
+    """`evaluate` and a digest of how the model was trained, which is the same for every seed: stages know no recipe."""
+    settings = []
+    while model is not None:
+        settings.append({"task": model.task.name, **{name: model.spec[name] for name in ("method", "settings", "lora")}})
+        model = model.parent
+    return f"evaluate {key_of(settings)[:8]}" if settings else "evaluate"
 
 
 class _AdapterRunner(Runner):
