@@ -96,7 +96,7 @@ def compose(pretrained: pd.DataFrame, random: pd.DataFrame, told: str) -> str:
              "are F1 (retrieval: accuracy), 0 to 100; `±` is the 95 % t interval over seeds.", "",
              "| target | method | English | other languages | random encoder, English | random, others | "
              "gain, English | gain, others | score ~ distance | gain ~ distance |", "|" + "---|" * 10]
-    for (target, method), pairs in gains.groupby(["target", "method"], sort=False):
+    for (method, target), pairs in grouped(gains):
         control = random[(random["target"] == target) & (random["method"] == method)]
         cells = [_told(pairs, "baseline", True), _told(pairs, "baseline", False), _told(control, "score", True),
                  _told(control, "score", False), _told(pairs, "gain", True), _told(pairs, "gain", False)]
@@ -107,7 +107,7 @@ def compose(pretrained: pd.DataFrame, random: pd.DataFrame, told: str) -> str:
     codes = list(TONGUES)
     lines += ["| target | method | " + " | ".join(codes) + " |", "|" + "---|" * (len(codes) + 2)]
     lines.append("| *distance from English* | | " + " | ".join(f"{distances[code]:.2f}" for code in codes) + " |")
-    for (target, method), pairs in gains.groupby(["target", "method"], sort=False):
+    for (method, target), pairs in grouped(gains):
         by_language = pairs.groupby("language")["gain"].agg(["mean", "std"]).reindex(codes)
         cells = ["" if np.isnan(row.mean_) else f"{row.mean_:+.1f} ({row.sd:.1f})" for row in
                  by_language.rename(columns={"mean": "mean_", "std": "sd"}).itertuples()]
@@ -116,6 +116,15 @@ def compose(pretrained: pd.DataFrame, random: pd.DataFrame, told: str) -> str:
     lines += ["", f"At least {items} items a language. Correlations: Spearman over the languages but English, of the "
               "mean over seeds, two-sided permutation p."]
     return "\n".join(lines) + "\n"
+
+
+def grouped(gains: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """((method, target), rows): methods and targets in the order of the program's own lists."""
+    from peft_stilts.spec import METHODS
+    from peft_stilts.tasks import TARGETS
+
+    order = {pair: place for place, pair in enumerate((method, target) for method in METHODS for target in TARGETS)}
+    return sorted(gains.groupby(["method", "target"]), key=lambda item: order[item[0]])
 
 
 def _told(rows: pd.DataFrame, column: str, english: bool) -> str:

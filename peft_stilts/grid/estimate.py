@@ -20,8 +20,10 @@ from peft_stilts.spec import LoraSettings, TrainingSettings
 
 SAMPLE = 1000
 """rows of a split that are tokenised for an estimate; a larger split is scaled up from them"""
-ACTIVATIONS = {"full": 37.0, "lora": 55.0}
-"""numbers kept for the backward pass per token, layer and unit of width (fitted with tools/bench.py on the CPU)"""
+ACTIVATION_BYTES = {("cpu", "full"): (105, 80), ("cpu", "lora"): (150, 110),
+                    ("cuda", "full"): (80, 48), ("cuda", "lora"): (116, 75)}
+"""bytes kept for the backward pass per token, layer and unit of width, in fp32 and in bf16 or fp16: what `tools/bench.py
+large` measured beyond weights, gradients and moments (docs/measured.md)"""
 EFFICIENCY = 0.5
 """share of the measured matrix-product rate that a training step reaches (tools/bench.py)"""
 GIB = 2**30
@@ -56,18 +58,19 @@ def adapter_parameters(config: XLMRobertaConfig, lora: LoraSettings) -> int:
 def training_memory(config: XLMRobertaConfig, settings: TrainingSettings, lora: LoraSettings | None, depth: int = 1,
                     precision: str = "fp32") -> int:
     """Bytes at the peak of a training step: float32 weights, for what is trained a gradient and two moments, and the
-    activations of one pack of `tokens_per_pack` tokens (halved under bf16 and fp16). `depth`: adapters in the stack."""
+    activations of one pack of `tokens_per_pack` tokens. `depth`: adapters in the stack."""
     embeddings, layers = encoder_parameters(config)
     trained = adapter_parameters(config, lora) if lora else embeddings + layers
     held = embeddings + layers + (depth * adapter_parameters(config, lora) if lora else 0)
     units = settings.tokens_per_pack * config.num_hidden_layers * config.hidden_size
-    activations = units * ACTIVATIONS["lora" if lora else "full"] * (4 if precision == "fp32" else 2)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    activations = units * ACTIVATION_BYTES[device, "lora" if lora else "full"][precision != "fp32"]
     return int(4 * held + 12 * trained + activations) + runtime_memory()
 
 
 def runtime_memory() -> int:
-    """Bytes that Python and the libraries hold already."""
-    return psutil.Process().memory_info().rss
+    """Bytes that Python and the libraries hold already where the model will be; none of a CUDA device's."""
+    return 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
 
 
 def artefact_bytes(config: XLMRobertaConfig, lora: LoraSettings | None) -> int:

@@ -177,7 +177,7 @@ def _told_recipe(model: Train | None) -> str:
     """`evaluate` and a digest of how the model was trained, which is the same for every seed: stages know no recipe."""
     settings = []
     while model is not None:
-        settings.append({"task": model.task.name, **{name: model.spec[name] for name in ("method", "settings", "lora")}})
+        settings.append({name: model.spec[name] for name in ("task", "method", "settings", "lora")})
         model = model.parent
     return f"evaluate {key_of(settings)[:8]}" if settings else "evaluate"
 
