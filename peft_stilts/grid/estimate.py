@@ -20,10 +20,10 @@ from peft_stilts.spec import LoraSettings, TrainingSettings
 
 SAMPLE = 1000
 """rows of a split that are tokenised for an estimate; a larger split is scaled up from them"""
-ACTIVATION_BYTES = {("cpu", "full"): (105, 80), ("cpu", "lora"): (150, 110),
+ACTIVATION_BYTES = {("cpu", "full"): (105, 80), ("cpu", "lora"): (180, 135),
                     ("cuda", "full"): (80, 48), ("cuda", "lora"): (116, 75)}
-"""bytes kept for the backward pass per token, layer and unit of width, in fp32 and in bf16 or fp16: what `tools/bench.py
-large` measured beyond weights, gradients and moments (docs/measured.md)"""
+"""bytes kept for the backward pass per token, layer and unit of width, in fp32 and in bf16 or fp16: what
+`tools/bench.py large` measured beyond weights, gradients and moments (docs/measured.md)"""
 EFFICIENCY = 0.5
 """share of the measured matrix-product rate that a training step reaches (tools/bench.py)"""
 GIB = 2**30
