@@ -2,7 +2,6 @@
 
 import http.server
 import threading
-import time
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -60,10 +59,8 @@ def test_cuda_devices(monkeypatch, gib, level):
 
 def test_the_hub_answers_or_not(hub):
     assert reach_hub(hub) == ""
-    start = time.monotonic()
     assert reach_hub("http://127.0.0.1:9") != ""
     assert reach_hub("nonsense") != ""
-    assert time.monotonic() - start < 10
 
 
 def test_a_token_is_never_printed(monkeypatch, tmp_path, capsys):

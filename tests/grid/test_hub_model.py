@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ from hub_stand_in import COMMIT, HubStandIn  # noqa: E402
 from workshop import make_encoder  # noqa: E402
 
 PROGRAM = """
+import time
+waited, time.sleep = [], lambda seconds: waited.append(seconds)     # retries would wait: counted, not waited for
 from peft_stilts.errors import UsageError
 from peft_stilts.grid.base import encoder_folder, find_base, load_tokenizer
 from peft_stilts.model.encoder import load_encoder
@@ -22,6 +23,7 @@ try:
     print("FOUND", base.scale, base.revision, encoder.identity["sha256"], len(load_tokenizer(base)))
 except UsageError as error:
     print("REFUSED", error)
+assert sum(waited) < 10, waited
 """
 
 
@@ -45,17 +47,12 @@ def test_a_model_comes_from_the_hub_at_its_commit_and_then_from_the_cache(tiny, 
     first = ask(tmp_path / "cache", hub.url)
     hub.close()
     assert f"FOUND someone/tiny-xlmr {COMMIT}" in first
-    began = time.monotonic()
-    again = ask(tmp_path / "cache", hub.url)
-    assert again == first
-    assert time.monotonic() - began < 30
+    assert ask(tmp_path / "cache", hub.url) == first
 
 
 def test_an_unreachable_hub_without_a_cache_is_a_clear_error_in_seconds(tmp_path):
-    began = time.monotonic()
     told = ask(tmp_path / "cache", "http://127.0.0.1:9")
     assert "REFUSED the hub cannot be reached for 'someone/tiny-xlmr'" in told and "--scale DIR" in told
-    assert time.monotonic() - began < 30
 
 
 def test_a_model_that_the_hub_has_not_is_named(tiny, tmp_path):
