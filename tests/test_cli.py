@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -192,8 +193,8 @@ def test_results_of_nothing_are_one_line(folder, main):
 
 def test_a_closed_pipe_is_no_error(folder):
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
-    done = subprocess.run(f"{sys.executable} -m peft_stilts miniature show | head -1", shell=True, cwd=folder,
-                          env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(f"{shlex.quote(sys.executable)} -m peft_stilts miniature show | head -1", shell=True,
+                          cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr and len(done.stdout.splitlines()) == 1
 
 
