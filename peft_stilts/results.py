@@ -195,11 +195,13 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sides(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rows with an intermediate task, baselines), each thing once; refuses one thing with two scores."""
+    """(rows with an intermediate task, baselines), each thing once, a stage that several recipes share among them;
+    refuses one thing with two scores."""
     frame = validate(frame)
     same = [*PAIR, "recipe", "intermediate", "intermediate_variant"]
     refuse_unequal(frame, same, "results")
     frame = frame.drop_duplicates(same, ignore_index=True)
+    frame = frame.drop_duplicates([*(name for name in same if name != "recipe"), "stage_key"], ignore_index=True)
     none = frame["intermediate"] == "none"
     baselines = frame[none].reset_index(drop=True)
     refuse_unequal(baselines, PAIR, "baseline")

@@ -23,7 +23,7 @@ def contexts(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
         context = dict(zip(CONTEXT, values))
         told = [MINIATURE] * (context["scale"] == "mini") + [f"scale {context['scale']}"]
         # A path may be long, and its last part tells most.
-        told += [context["base_model"].rstrip("/").split("/")[-1]] * (context["base_model"] not in ("", "miniature"))
+        told += [context["base_model"].rstrip("/").split("/")[-1]] * (context["scale"] != "mini" and context["base_model"] != "")
         told += [f"{column.replace('_', ' ')} {context[column] or '-'}" for column in varied]
         yield " · ".join(told), rows
 

@@ -92,11 +92,13 @@ def find_base(scale: str, commits: Mapping[str, str] | None = None, revision: st
         folder = _hub_folder(source, SMALL_FILES, revision or (commits or {}).get(f"{source}@main"))
         revision, name, files = folder.name, source, ""
     else:
-        folder, name = _model_folder(source, scale), MINIATURE if scale in ("mini", MINIATURE) else source
+        folder = _model_folder(source, scale)
+        scale = "mini" if folder == miniature_folder().resolve() else scale
+        name = MINIATURE if scale == "mini" else source
         revision = sha256_file(folder / "model.safetensors")
         files = sha256_folder(folder, [folder / "config.json", folder / "tokenizer.json"])
     config = _xlmr_config(folder, scale)
-    return Base("mini" if scale == MINIATURE else scale, folder, name, revision, config, from_hub, files)
+    return Base(scale, folder, name, revision, config, from_hub, files)
 
 
 def _model_folder(source: str, scale: str) -> Path:

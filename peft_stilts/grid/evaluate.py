@@ -52,16 +52,19 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
     found_source = open_source(source)
     with Problems() as found:
         plan = _plan(found_source, request, found)
-    runner = _AdapterRunner(plan, found_source.adapter) if found_source.adapter else Runner(plan)
+    runner = _AdapterRunner(plan, found_source.adapter) if found_source.adapter else _ScoringRunner(plan)
     several = len({cell.stage.parent and cell.stage.parent.key for cell in plan.cells}) > 1
     earlier = results.read(out) if (out / ROWS).is_file() else results.RESULTS.frame()
     parts: dict[Path, list[dict[str, Any]]] = {}
+    scored: dict[str, pd.DataFrame] = {}
     for number, cell in enumerate(plan.cells, start=1):
         parent = cell.stage.parent
         folder = out / (parent.key if parent else "base") if several else out
         folder.mkdir(parents=True, exist_ok=True)
-        runner.write_scores(cell.stage, cell.labels, folder, f"[{number}/{len(plan.cells)}]")
-        parts.setdefault(folder, []).extend(results.RESULTS.read(folder / ROWS).to_dict("records"))
+        if cell.stage.key not in scored:
+            runner.write_scores(cell.stage, cell.labels, folder, f"[{number}/{len(plan.cells)}]")
+            scored[cell.stage.key] = results.RESULTS.read(folder / ROWS)
+        parts.setdefault(folder, []).extend(scored[cell.stage.key].assign(**cell.labels).to_dict("records"))
         write_rows(results.RESULTS.frame(parts[folder]), folder)
     frame = results.RESULTS.frame([row for part in parts.values() for row in part])
     same = [column for column in frame if column not in results.RESULTS.measured]
@@ -132,11 +135,14 @@ def _plan(source: Source, request: Request, found: Problems) -> Plan:
     for name in choices(request.targets or (), names, "target task", found):
         task = TASKS[name]
         languages = languages_of(task, provider, request, found)
-        for model in _able(source, task, found):
+        able = _able(source, task, found)
+        for model in able:
             with found.collect():
                 settings = model.settings if model else TrainingSettings(tokens_per_pack=2048)
                 stage = builder.evaluate(task, languages, settings, model)
-                cells.append(Cell(stage, _labels(source, builder, model, task, stage)))
+                # The base encoder is the baseline of every model: one evaluation, a row for each to pair with.
+                alike = [model] if model else [other for other in able if other] or [None]
+                cells += [Cell(stage, _labels(source, builder, model, task, stage, like)) for like in alike]
     plan = Plan(builder.request, source.base, provider, precision, cells, builder.data)
     for cell in cells:
         for code in cell.stage.languages:
@@ -153,24 +159,28 @@ def _able(source: Source, task: Task, found: Problems) -> list[Train | None]:
     able = [model for model in source.models if model is not None and model.task.name == task.trained_on]
     able = [model for model in able if model.role == "target"] or able
     if not able:
-        found.add(f"nothing here has a head for {task.name}: it needs a model trained on {task.trained_on} (a stage of "
-                  "a run; `recipe ... --keep` keeps the target models)")
+        found.add(f"nothing here has a head for {task.name}: it needs a model trained on {task.trained_on}. Target "
+                  "models are removed after scoring; `recipe ... --keep` with a new --runs folder keeps them")
     return able
 
 
-def _labels(source: Source, builder: StageBuilder, model: Train | None, task: Task, stage: Evaluate) -> dict[str, Any]:
+def _labels(source: Source, builder: StageBuilder, model: Train | None, task: Task, stage: Evaluate,
+            like: Train | None) -> dict[str, Any]:
+    """The results columns of scoring `model`; `like` is the model whose method, seed and settings they name."""
     before = (model.path if task.trained_on is None else model.path[:-1]) if model else ()
-    method = model.method if model else "lora" if source.adapter else "full"
+    method = like.method if like else "lora" if source.adapter else "full"
     if source.adapter:
         before = (read_identity(source.adapter)["task"],)
     trained = model if task.trained_on else None
     labels = builder.labels(method, trained and trained.settings, trained and trained.lora, stage)
     config = json.loads(labels["method_config"])
-    if model:                   # how it was trained, whatever the flags of this command are
-        config |= {"precision": model.spec["precision"], "limit_train": model.limit}
+    if like:                    # how it was trained, whatever the flags of this command are
+        config |= {"precision": like.spec["precision"], "limit_train": like.limit}
     config = canonical_json({key: value for key, value in config.items() if value is not None})
     return labels | {"recipe": _told_recipe(model), "protocol": "", "intermediate": ">".join(before) or "none",
-                     "seed": model.seed if model else 0, "method_config": config}
+                     "seed": like.seed if like else 0, "method_config": config,
+                     "target_variant": "head of the intermediate stage" if trained and trained.role == "intermediate"
+                     else labels["target_variant"]}
 
 
 def _told_recipe(model: Train | None) -> str:
@@ -182,7 +192,15 @@ def _told_recipe(model: Train | None) -> str:
     return f"evaluate {key_of(settings)[:8]}" if settings else "evaluate"
 
 
-class _AdapterRunner(Runner):
+class _ScoringRunner(Runner):
+    """A runner that never trains."""
+
+    def train(self, stage: Train, place: str) -> None:
+        raise StoreError(f"the weights of `{stage.label}` ({stage.key}) are not there: target models are removed after "
+                         "scoring. Run the recipe with --keep in a new --runs folder, then score that")
+
+
+class _AdapterRunner(_ScoringRunner):
     """A runner whose model is the base encoder under one adapter folder."""
 
     def __init__(self, plan: Plan, adapter: Path):

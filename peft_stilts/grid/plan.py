@@ -233,7 +233,7 @@ def languages_of(task: Task, provider: Provider, request: Request, found: Proble
 def typed_languages(provider: Provider, request: Request, found: Problems) -> tuple[str, ...]:
     """The `--languages` that some target is scored in; each other one is noted in `found`."""
     known = sorted({code for task in TASKS.values() if task.is_target for code in provider.languages(task)})
-    return choices(request.languages or (), known, "language", found)
+    return choices(request.languages or (), known, "language", found) if known else ()
 
 
 class StageBuilder:

@@ -15,6 +15,7 @@ from peft_stilts.grid.plan import Evaluate, Plan, Train
 from peft_stilts.progress import clock
 from peft_stilts.spec import METHODS
 from peft_stilts.store import Store
+from peft_stilts.tasks import TARGETS, TASKS
 
 FIGURE = "gains.png"
 
@@ -53,6 +54,9 @@ def begin(plan: Plan) -> None:
     print(f"{len(plan.stages)} stages, {cached} of them done before, in {plan.request.runs}", flush=True)
     for task in {cell.stage.task.name: cell.stage.task for cell in plan.cells}.values():
         missing = [code for code in task.languages if code not in plan.provider.languages(task)]
+        unscored = [code for code in plan.request.languages or () if code not in plan.provider.languages(task)]
+        if unscored:
+            print(f"note: {task.name} is not scored in {', '.join(unscored)}")
         if missing and plan.provider.name == "local":
             print(f"note: {task.name} is not in this data in {', '.join(missing)}; its average is over the others")
 
@@ -96,7 +100,7 @@ def _compare_methods(plan: Plan, estimator: Estimator) -> None:
 
 def _told(cost: Cost) -> str:
     about = "" if cost.exact else "~"
-    return (f"{about}{cost.features:,} features, {about}{cost.tokens:,} tokens, ~{cost.memory / GIB:.1f} GiB, "
+    return (f"{about}{cost.features:,} features, {about}{cost.tokens:,} tokens a pass, ~{cost.memory / GIB:.1f} GiB, "
             f"~{clock(cost.seconds)}")
 
 
@@ -107,7 +111,7 @@ def finish(plan: Plan) -> None:
     recipes = {cell.labels["recipe"] for cell in plan.cells}
     frame = results.read(folder)
     mine = frame[frame["stage_key"].isin(keys) & frame["recipe"].isin(recipes)]
-    order = list(dict.fromkeys(code for cell in plan.cells for code in cell.stage.languages))
+    order = list(dict.fromkeys(code for name in TARGETS for code in plan.provider.languages(TASKS[name])))
     table.show(mine, Console(highlight=False), order)
     drawn = figure.write(frame, folder / FIGURE, order)
     print(f"scores: {folder / 'results.csv'}, costs: {folder / 'stages.csv'}"

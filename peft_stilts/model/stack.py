@@ -87,7 +87,7 @@ class Stack(nn.Module):
         """Such as 'stack: [1-squad (frozen), 2-tydiqa (train)]'."""
         parts = [f"{name} (frozen)" for name in self.frozen]
         parts += [f"{self.trained} (train)"] if self.trained else []
-        return f"stack: [{', '.join(parts)}]" + (" on an encoder that trains as a whole" if self.full else "")
+        return "the whole encoder (train)" if self.full else f"stack: [{', '.join(parts)}]"
 
 
 def full(encoder: Encoder) -> Stack:

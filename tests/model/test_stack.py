@@ -62,7 +62,7 @@ def test_describe_and_trainable_sets(base, adapters):
     assert not any(parameter.requires_grad for parameter in only.parameters())
     whole = full(load_encoder(base))
     assert all(parameter.requires_grad for parameter in whole.parameters())
-    assert "trains as a whole" in whole.describe()
+    assert whole.describe() == "the whole encoder (train)"
     # PEFT's own switching makes every acting adapter trainable: the check sees it.
     stack.model.base_model.set_adapter(["1-squad", "2-tydiqa"])
     with pytest.raises(AssertionError, match="1-squad.* is trainable"):
