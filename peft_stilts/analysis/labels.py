@@ -22,8 +22,8 @@ def contexts(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     for values, rows in frame.groupby(CONTEXT, sort=False):
         context = dict(zip(CONTEXT, values))
         told = [MINIATURE] * (context["scale"] == "mini") + [f"scale {context['scale']}"]
-        # A path may be long, and its last part tells most.
-        told += [context["base_model"].rstrip("/").split("/")[-1]] * (context["scale"] != "mini" and context["base_model"] != "")
+        if context["scale"] != "mini" and context["base_model"]:
+            told.append(context["base_model"].rstrip("/").split("/")[-1])       # a path's last part tells most
         told += [f"{column.replace('_', ' ')} {context[column] or '-'}" for column in varied]
         yield " · ".join(told), rows
 
