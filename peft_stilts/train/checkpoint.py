@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from peft_stilts.digest import canonical_json, key_of, sha256_file
 from peft_stilts.errors import TrainingError
 from peft_stilts.model.learner import Learner
+from peft_stilts.store import sync
 
 SHORTEST_SECONDS = 5.0
 """A checkpoint is written at most this often, and never so often that writing takes more than 1/20 of the time."""
@@ -90,10 +91,10 @@ class Checkpoints:
                 record["tensors_sha256"] = sha256_file(scratch / "tensors.safetensors")
                 record = {"record": record, "sha256": key_of(record)}
                 (scratch / "state.json").write_text(canonical_json(record), "utf-8")
-                _flush(scratch / "state.json")
+                sync(scratch / "state.json")
                 shutil.rmtree(final, ignore_errors=True)
                 os.rename(scratch, final)
-                _flush(self.folder)
+                sync(self.folder)
             except OSError as error:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise TrainingError(f"the checkpoint {final} cannot be written: {error}") from error
@@ -201,18 +202,9 @@ def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         save_file(tensors, scratch)
-        _flush(scratch)
+        sync(scratch)
         os.replace(scratch, path)
     except SafetensorError as error:  # its own kind for 'no space left' and the like
         raise OSError(str(error)) from error
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Ask the system to put a file or folder on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -204,7 +204,7 @@ def test_a_full_disk_is_told(run, always, monkeypatch, tmp_path):
     def full(*told):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(checkpoint, "sync", full)
     with pytest.raises(TrainingError, match="cannot be written: .*No space left on device"):
         run("full")
     assert not list((tmp_path / "full").rglob("*.safetensors"))
