@@ -129,7 +129,7 @@ def test_two_processes_at_once_share_the_work_and_end_alike(start, wanted, undis
     outs = [said(tmp_path / "both" / name) for name in ("one", "other")]
     assert [process.exitcode for process in pair] == [0, 0], outs
     same(tmp_path / "both", undisturbed)
-    trained = [line for out in outs for line in out.splitlines() if re.search(r"features, stack:", line)]
+    trained = [line for out in outs for line in out.splitlines() if re.search(r"\d features, ", line)]
     assert len(trained) == 6, "each stage was trained once"
     assert "waiting: another process is at" in "".join(outs)
     costs = pd.read_csv(tmp_path / "both" / "runs" / "stages.csv")

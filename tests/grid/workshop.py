@@ -1,6 +1,7 @@
 """Tiny encoders, data folders and requests for the tests of grid/, evaluate/ and the command line."""
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -98,6 +99,7 @@ def command(folder, arguments, delay=0.0, checkpoints=True, unchecked=False):
     without asking first whether memory and disk suffice."""
     out = open(Path(folder) / "out.txt", "a", buffering=1, encoding="utf-8")
     sys.stdout = sys.stderr = out
+    signal.signal(signal.SIGINT, signal.default_int_handler)    # a test run in the background inherits "ignored"
     from peft_stilts import cli
     from peft_stilts.grid import run, show
     from peft_stilts.train.checkpoint import Checkpoints
