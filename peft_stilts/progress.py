@@ -41,6 +41,18 @@ def progress(title: str, total: float | None = None, unit: str = "steps", done: 
         say(task.finished())
 
 
+def of_training(step: Step) -> Callable[[int, int, int, float], None]:
+    """What train/loop.py reports to: (optimizer steps done, in all, tokens so far, loss) -> the tokens added."""
+    done = 0
+
+    def shown(number: int, total: int, tokens: int, loss: float) -> None:
+        nonlocal done
+        step(tokens - done, f"step {number}/{total}, loss {loss:.3f}")
+        done = tokens
+
+    return shown
+
+
 def is_terminal(stream: Any) -> bool:
     """Whether `stream` is a terminal on which a line may be drawn over (TERM=dumb and NO_COLOR ask for plain lines)."""
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")

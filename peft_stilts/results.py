@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from peft_stilts.errors import DataError
-from peft_stilts.store import sync
+from peft_stilts.store import replace_file
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,11 @@ class Table:
     @property
     def columns(self) -> list[str]:
         return list(self.dtypes)
+
+    @property
+    def identity(self) -> list[str]:
+        """The columns in which rows of the same thing agree: all but the measured ones."""
+        return [column for column in self.columns if column not in self.measured]
 
     def frame(self, rows: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
         """The rows as a validated frame; without rows an empty one with the right columns and dtypes."""
@@ -71,9 +75,8 @@ class Table:
         frame = pd.concat(parts, ignore_index=True) if parts else self.frame().assign(_place="")
         frame = frame.drop_duplicates(self.columns, ignore_index=True)
         if "score" in self.measured:
-            same = [column for column in self.columns if column not in self.measured]
-            refuse_unequal(frame, same, self.name)
-            frame = frame.drop_duplicates(same, ignore_index=True)
+            refuse_unequal(frame, self.identity, self.name)
+            frame = frame.drop_duplicates(self.identity, ignore_index=True)
         return frame[self.columns]
 
     def write(self, frame: pd.DataFrame, folder: Path) -> None:
@@ -219,18 +222,6 @@ def refuse_unequal(frame: pd.DataFrame, same: list[str], what: str) -> None:
     places = [f"{float(row['score'])!r} (stage {row['stage_key']}{_at(row)})" for row in (first, second)]
     raise DataError(f"{what}: the same score was measured twice, with different values: {places[0]} and {places[1]}, "
                     f"for\n{_told(first[same])}\nKeep one of them: they cannot both be right.")
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk and put it in `path`'s place at once."""
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(draft)
-        sync(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 def _at(row: pd.Series) -> str:

@@ -27,19 +27,23 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` so that a reader sees the old file or the whole new one, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk and put it in `path`'s place at once: a
+    reader sees the old file or the whole new one, whatever happens."""
+    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        write(draft)
+        sync(draft)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path`, and the folders above it, as `replace_file` does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda draft: draft.write_bytes(text.encode()))
 
 
 class Store:
@@ -69,6 +73,10 @@ class Store:
     def dropped(self, key: str) -> bool:
         """Whether the stage was completed and its weights removed afterwards to bound disk use."""
         return self.finished(key) and self.record(key)["dropped"]
+
+    def ready(self, key: str) -> bool:
+        """Whether the stage was completed and its weights are there."""
+        return self.finished(key) and not self.record(key)["dropped"]
 
     def record(self, key: str) -> dict[str, Any]:
         """The content of `stage.json`; raises StoreError when it is not there or cannot be read."""

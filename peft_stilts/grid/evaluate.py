@@ -28,7 +28,7 @@ from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import ADAPTER_CONFIG, read_identity
 from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
 from peft_stilts.store import RECORD, Store
-from peft_stilts.tasks import TASKS
+from peft_stilts.tasks import TARGETS, TASKS
 from peft_stilts.tasks.base import Task
 
 
@@ -67,8 +67,7 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
         parts.setdefault(folder, []).extend(scored[cell.stage.key].assign(**cell.labels).to_dict("records"))
         write_rows(results.RESULTS.frame(parts[folder]), folder)
     frame = results.RESULTS.frame([row for part in parts.values() for row in part])
-    same = [column for column in frame if column not in results.RESULTS.measured]
-    results.write(pd.concat([earlier, frame]).drop_duplicates(same, keep="last"), out)
+    results.write(pd.concat([earlier, frame]).drop_duplicates(results.RESULTS.identity, keep="last"), out)
     _print_scores(frame, out)
 
 
@@ -130,9 +129,8 @@ def _plan(source: Source, request: Request, found: Problems) -> Plan:
     with found.collect():
         precision = resolve_precision(request.precision, source.base.miniature)
     builder = StageBuilder(dataclasses.replace(request, runs=source.runs), source.base, provider, precision)
-    names = [name for name, task in TASKS.items() if task.is_target]
     cells: list[Cell] = []
-    for name in choices(request.targets or (), names, "target task", found):
+    for name in choices(request.targets or (), TARGETS, "target task", found):
         task = TASKS[name]
         languages = languages_of(task, provider, request, found)
         able = _able(source, task, found)

@@ -19,7 +19,7 @@ from peft_stilts.model import stack as stacks
 from peft_stilts.model.encoder import random_encoder
 from peft_stilts.model.heads import new_head
 from peft_stilts.model.learner import Learner
-from peft_stilts.progress import clock, progress
+from peft_stilts.progress import clock, of_training, progress
 from peft_stilts.spec import TrainingSettings
 from peft_stilts.train.loop import train
 
@@ -57,15 +57,8 @@ def build(out: Path, settings: Pretraining = SETTINGS) -> None:
         head.tie(encoder.model.get_input_embeddings())
         learner = Learner(stacks.full(encoder), head)
         with progress("pretraining", int(features.lengths.sum()), "tokens") as step:
-            seen = 0
-
-            def shown(number: int, of: int, tokens: int, loss: float) -> None:
-                nonlocal seen
-                step(tokens - seen, f"loss {loss:.3f}")
-                seen = tokens
-
             record = train(learner, features, training_settings(settings), seed=settings.seed, folder=work,
-                           progress=shown, say=print)
+                           progress=of_training(step), say=print)
     finally:
         torch.set_num_threads(threads)
     _save(learner, config, tokenizer, out)

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from transformers.utils.logging import disable_progress_bar
 
 from peft_stilts import results
 from peft_stilts.errors import DataError, StoreError
@@ -27,7 +26,7 @@ from peft_stilts.model.encoder import Encoder, load_encoder
 from peft_stilts.model.heads import Head, new_head
 from peft_stilts.model.learner import Learner
 from peft_stilts.model.stack import Stack
-from peft_stilts.progress import progress
+from peft_stilts.progress import of_training, progress
 from peft_stilts.store import Store, write_atomic
 from peft_stilts.train.loop import train
 from peft_stilts.train.optim import free_memory
@@ -57,7 +56,6 @@ class Runner:
     """
 
     def __init__(self, plan: Plan):
-        disable_progress_bar()      # of loading and saving, which takes a second
         self.plan, self.store = plan, Store(plan.request.runs)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = None
@@ -138,7 +136,7 @@ class Runner:
                 self._loaded = (key, stacks.lora(self.base_encoder(), [], None).to(self.device), None)
             else:
                 with self.store.claim(stage.key, waiting(stage, place)):
-                    if not self.store.finished(stage.key) or self.store.dropped(stage.key):
+                    if not self.store.ready(stage.key):
                         self.train(stage, place)
                     self._loaded = (key, *self.load(stage))
         return self._loaded[1:]
@@ -173,7 +171,7 @@ class Runner:
         parent = stage.parent
         if parent is not None:
             with self.store.claim(parent.key, waiting(parent, place)):
-                if not self.store.finished(parent.key) or self.store.dropped(parent.key):
+                if not self.store.ready(parent.key):
                     self.train(parent, place)
         plan, settings = self.plan, stage.settings
         stack = self.new_stack(stage)
@@ -184,15 +182,8 @@ class Runner:
         say(f"{len(features):,} features, {stack.describe()}")
         total = round(settings.epochs * features.lengths.sum())
         with progress(f"{place} {stage.label}", total, "tokens") as step:
-            done = 0
-
-            def shown(number: int, of: int, tokens: int, loss: float) -> None:
-                nonlocal done
-                step(tokens - done, f"step {number}/{of}, loss {loss:.3f}")
-                done = tokens
-
             record = train(Learner(stack, head), features, settings, seed=stage.seed, precision=plan.precision,
-                           folder=self.store.work(stage.key) / "checkpoints", say=say, progress=shown,
+                           folder=self.store.work(stage.key) / "checkpoints", say=say, progress=of_training(step),
                            select=self.selection(stage, stack, head))
         draft = self.fresh_draft(stage.key)
         try:
@@ -252,9 +243,8 @@ class Runner:
 
     def enter(self, table: results.Table, rows: Any) -> None:
         """Add rows to a table of the folder; what was measured anew (after editing a recipe) replaces the old row."""
-        same = [column for column in table.columns if column not in table.measured]
         frame = pd.concat([self.table(table), table.frame(rows) if isinstance(rows, list) else rows])
-        table.write(frame.drop_duplicates(same, keep="last"), self.store.root)
+        table.write(frame.drop_duplicates(table.identity, keep="last"), self.store.root)
 
     def drop_spent(self, stage: Train | None) -> None:
         """Drop the weights of a target model once nothing in the plan still needs them."""

@@ -28,7 +28,7 @@ def todo(plan: Plan, store: Store) -> list[Train | Evaluate]:
             continue
         needed[cell.stage.key] = cell.stage
         below = cell.stage.parent
-        while below is not None and (not store.finished(below.key) or store.dropped(below.key)):
+        while below is not None and (not store.ready(below.key)):
             needed[below.key] = below
             below = below.parent
     return list(needed.values())
@@ -64,7 +64,8 @@ def begin(plan: Plan) -> None:
 def show_plan(plan: Plan) -> None:
     """Print the stages as a tree with what is cached and what each would cost."""
     console, store, estimator = Console(highlight=False), Store(plan.request.runs), Estimator(plan)
-    needed = {stage.key for stage in todo(plan, store)}
+    making = todo(plan, store)
+    needed = {stage.key for stage in making}
     root = Tree(escape(heading(plan)), highlight=False)
     branches: dict[str | None, Tree] = {None: root}
     total, largest = 0.0, 0
@@ -81,7 +82,7 @@ def show_plan(plan: Plan) -> None:
           f"at most {largest / GIB:.1f} GiB of memory (estimates)")
     _compare_methods(plan, estimator)
     problems = Problems()
-    check_machine(plan, estimator, [plan.stages[key] for key in plan.stages if key in needed], problems)
+    check_machine(plan, estimator, making, problems)
     for message in problems.messages:
         print(f"warning: {message}")
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, XLMRobertaConfig
 
 from peft_stilts.digest import sha256_file
 from peft_stilts.errors import CheckpointError, StoreError, UsageError
-from peft_stilts.model.encoder import WEIGHTS
+from peft_stilts.model.encoder import WEIGHTS, faults, pickles_refused
 from peft_stilts.model.heads import Head, new_head
 from peft_stilts.spec import LoraSettings
 
@@ -205,8 +205,7 @@ def _fill(parameters: dict[str, nn.Parameter], tensors: dict[str, torch.Tensor],
         "not finite": [name for name, value in tensors.items() if not torch.isfinite(value).all()],
     }
     if any(wrong.values()):
-        told = "; ".join(f"{what}: {', '.join(names[:5])} ({len(names)})" for what, names in wrong.items() if names)
-        raise CheckpointError(f"{path} does not fit the model here. {told}")
+        raise CheckpointError(f"{path} does not fit the model here. {faults(wrong)}")
     for name, value in parameters.items():
         value.copy_(tensors[name])
 
@@ -214,9 +213,7 @@ def _fill(parameters: dict[str, nn.Parameter], tensors: dict[str, torch.Tensor],
 def _read_tensors(path: Path, checksum: str) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file whose SHA-256 is `checksum`."""
     if not path.is_file():
-        pickled = sorted(other.name for pattern in ("*.bin", "*.pt") for other in path.parent.glob(pattern))
-        refused = f" ({', '.join(pickled)} is not read: pickled files can run code)" if pickled else ""
-        raise CheckpointError(f"{path.parent} has no {path.name}{refused}.")
+        raise CheckpointError(f"{path.parent} has no {path.name}{pickles_refused(path.parent)}.")
     found = sha256_file(path)
     if found != checksum:
         raise CheckpointError(f"{path} is damaged: its sha256 is {found}, recorded was {checksum}.")

@@ -107,6 +107,17 @@ def random_encoder(config: XLMRobertaConfig, seed: int, tokenizer: PreTrainedTok
     return Encoder(model, tokenizer, identity)
 
 
+def pickles_refused(folder: Path) -> str:
+    """Words for an error where safetensors are missing: which pickled files lie there instead, and why not; or ''."""
+    found = sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern))
+    return f" ({', '.join(found)} is not read: pickled files can run code)" if found else ""
+
+
+def faults(wrong: dict[str, list[str]]) -> str:
+    """Words for an error: what is wrong with which tensors, five named of each kind."""
+    return "; ".join(f"{what}: {', '.join(names[:5])} ({len(names)})" for what, names in wrong.items() if names)
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -123,9 +134,8 @@ def _folder(source: str | Path, revision: str | None) -> Path:
             ) from error
     for name in FILES:
         if not (folder / name).is_file():
-            pickled = sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern))
-            refused = f" ({', '.join(pickled)} is not read: pickled files can run code)" if pickled else ""
-            raise CheckpointError(f"{source} has no {name}{refused}. An encoder has {', '.join(FILES)}.")
+            told = f"{source} has no {name}{pickles_refused(folder)}"
+            raise CheckpointError(f"{told}. An encoder has {', '.join(FILES)}.")
     return folder
 
 
@@ -171,9 +181,8 @@ def _load_weights(source: str | Path, config: XLMRobertaConfig, folder: Path) ->
         "not finite": [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()],
     }
     if any(wrong.values()):
-        told = "; ".join(f"{what}: {', '.join(names[:5])} ({len(names)})" for what, names in wrong.items() if names)
         raise CheckpointError(
             f"{source}: the tensors are not those of an XLM-R with {config.num_hidden_layers} layers of width "
-            f"{config.hidden_size} and {config.vocab_size} words. {told}"
+            f"{config.hidden_size} and {config.vocab_size} words. {faults(wrong)}"
         )
     return model.train(False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import yaml
 from peft_stilts.errors import DataError
 from peft_stilts.languages import LANGUAGES
 from peft_stilts.registry import Registry
+from peft_stilts.store import replace_file
 from peft_stilts.tasks.base import TASKS
 from peft_stilts.tasks.check import check_rows, table_to_dataset
 from peft_stilts.tasks.sources import read_configs, read_front
@@ -52,11 +51,11 @@ def mirror(task: str, source: Path | str, data_root: Path | str, say: Callable[[
     written = []
     for repo, config, split, table in pieces:
         path = root / repo / _file_name(config, split)
-        _write(path, lambda file, table=table: pq.write_table(table, file))
+        _write(path, lambda draft, table=table: pq.write_table(table, draft))
         say(f"{path}: {table.num_rows} rows")
         written.append(path)
     for repo, text in headers.items():
-        _write(root / repo / "README.md", lambda file, text=text: file.write(text.encode()))
+        _write(root / repo / "README.md", lambda draft, text=text: draft.write_bytes(text.encode()))
     return written
 
 
@@ -141,7 +140,7 @@ def write_question_ids(xquad_english: Path | str, out: Path | str) -> None:
     ids = sorted(read_squad_json(Path(xquad_english), SPAN_SCHEMA)["id"].to_pylist())
     head = "# Question ids of XQuAD (deepmind/xquad, xquad.en.json; CC BY-SA 4.0); made by tasks/mirror.py."
     text = "\n".join([head, *ids, ""])
-    _write(Path(out), lambda file: file.write(text.encode()))
+    _write(Path(out), lambda draft: draft.write_bytes(text.encode()))
 
 
 def _text(path: Path) -> str:
@@ -186,20 +185,10 @@ def _merged_header(folder: Path, pieces: list[Piece]) -> str:
 _BODY = "\nBuilt from original release files by peft_stilts' tools/mirror.py, in the layout of the hub's repository.\n"
 
 
-def _write(path: Path, fill: Callable[[Any], Any]) -> None:
-    """Writes through a temporary file beside `path`, so that `path` is the old one or the whole new one."""
-    temporary = None
+def _write(path: Path, fill: Callable[[Path], Any]) -> None:
+    """Let `fill` write the file `path`, whole or not at all; raises DataError when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        replace_file(path, fill)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error}.") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)

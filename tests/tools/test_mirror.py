@@ -170,7 +170,7 @@ def test_a_failed_write_leaves_the_old_file(source, tmp_path, monkeypatch):
     (source / "xquad.de.json").write_text(json.dumps(squad_json("new")), encoding="utf-8")
 
     def full(table, file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full)
