@@ -19,6 +19,8 @@ from peft_stilts.store import write_atomic
 class Recipe:
     """One intermediate setting, the targets it is measured on, and the settings of every stage.
 
+    `intermediate` is the name in the results table: `none`, a task, `all`, or a mixture `a+b`; `tasks` the tasks in it
+    (`all` stands for itself: grid/plan.py knows which those are).
     `training` and `miniature` map a stage (`default`, `intermediate`, or the name of a target's training task such
     as `squad`) to settings; the blocks `full:` and `lora:` inside a stage hold for that method only and win over
     the plain ones. `miniature` is laid over `training` in the miniature world.
@@ -26,6 +28,7 @@ class Recipe:
 
     name: str
     intermediate: str
+    tasks: tuple[str, ...]
     targets: tuple[str, ...]
     protocol: str
     training: Mapping[str, Mapping[str, Any]]
@@ -124,6 +127,22 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return both
 
 
+def read_intermediate(value: Any, name: str) -> tuple[str, tuple[str, ...]]:
+    """What stands under `intermediate:` as its name in tables and its tasks; raises UsageError.
+
+    `none`; a task; `all`, the nine of the paper; or a list of tasks, a mixture named `a+b`.
+    """
+    if value == "none":
+        return "none", ()
+    if value == "all":
+        return "all", ("all",)
+    tasks = value if isinstance(value, list) else [value]
+    if not tasks or not all(isinstance(task, str) and task for task in tasks) or len(set(tasks)) < len(tasks):
+        raise UsageError(f"{name}: intermediate is {value!r}; it must be none, a task, all, or a list of tasks, each "
+                         "once")
+    return "+".join(tasks), tuple(tasks)
+
+
 def recipe_file(name: str) -> Path:
     """The file of the recipe `name`, one that comes with the program or a YAML file; raises UsageError."""
     if not name.endswith((".yaml", ".yml")):
@@ -137,40 +156,42 @@ def recipe_file(name: str) -> Path:
     return path
 
 
-def recipe_source(name: str) -> dict[str, Any]:
-    """The content of a recipe file (`squad` or `my.yaml`) with the settings of its protocol filled in below.
+def recipe_source(name: str, protocol: str | None = None) -> dict[str, Any]:
+    """The content of a recipe file (`squad` or `my.yaml`) with the settings of its protocol filled in below (or of
+    another `protocol`, where one is given).
 
     Raises UsageError for an unknown name, an unreadable file or an unknown protocol.
     """
     path = recipe_file(name)
     content = {"name": path.stem} | read_yaml(path)
-    protocol = content.get("protocol", "jiant")
+    protocol = protocol or content.get("protocol", "jiant")
     known = [file.stem for file in (recipes_folder() / "protocols").glob("*.yaml")]
     if protocol not in known:
         raise UsageError(f"{path}: {unknown('protocol', protocol, known)}")
     return _merged(read_yaml(recipes_folder() / "protocols" / f"{protocol}.yaml"), content | {"protocol": protocol})
 
 
-def read_recipe(name: str) -> Recipe:
-    """The recipe `name` (one that comes with the program, or a YAML file), checked.
+def read_recipe(name: str, protocol: str | None = None) -> Recipe:
+    """The recipe `name` (one that comes with the program, or a YAML file), checked; see `recipe_source`.
 
     Raises UsageError with every unknown key, wrong type and impossible value at once.
     """
-    content = recipe_source(name)
+    content = recipe_source(name, protocol)
     with Problems() as found:
         for key in content:
             if key not in RECIPE_KEYS:
                 found.add(f"{name}: {unknown('key', key, RECIPE_KEYS)}")
-        for key in ("name", "intermediate"):
-            if not isinstance(content.get(key), str) or not content[key]:
-                found.add(f"{name}: {key} is {content.get(key)!r}; it must be a name")
+        if not isinstance(content["name"], str) or not content["name"]:
+            found.add(f"{name}: name is {content['name']!r}; it must be a name")
+        with found.collect():
+            intermediate, tasks = read_intermediate(content.get("intermediate"), name)
         targets = content.get("targets")
         if not isinstance(targets, list) or not targets or not all(isinstance(item, str) for item in targets):
             found.add(f"{name}: targets is {targets!r}; it must be a list of target tasks")
         training, miniature = content.get("training", {}), content.get("miniature", {})
         _check_blocks(training, f"{name}: training", found)
         _check_blocks(miniature, f"{name}: miniature", found)
-    recipe = Recipe(content["name"], content["intermediate"], tuple(targets), content["protocol"], training, miniature)
+    recipe = Recipe(content["name"], intermediate, tasks, tuple(targets), content["protocol"], training, miniature)
     with Problems() as found:
         own = read_yaml(recipe_file(name))
         _check_effect(own.get("training", {}), training, f"{name}: training", found)

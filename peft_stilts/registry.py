@@ -33,6 +33,11 @@ class Registry(Mapping[str, T], Generic[T]):
         self._values[name] = value
         return value
 
+    def replace(self, name: str, value: T) -> None:
+        """Put `value` in the place of the entry `name`; raises UsageError when there is none."""
+        self[name]
+        self._values[name] = value
+
     def __getitem__(self, name: str) -> T:
         if name not in self._values:
             raise UsageError(unknown(self.kind, name, self._values))

@@ -10,13 +10,14 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.registry import unknown
 
 METHODS = ("full", "lora")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+POOLINGS = ("mean", "cls")
 LARGEST = 10**9
 """No setting is meant to be above this; larger ones overflow the estimates."""
 SCALES = {"base": "FacebookAI/xlm-roberta-base", "large": "FacebookAI/xlm-roberta-large"}
@@ -62,6 +63,8 @@ class TrainingSettings:
     """tokens in one forward pass; halved when memory runs out, without changing the mathematics"""
     warmup_ratio: float = 0.1
     """share of the optimizer steps in which the learning rate rises from zero"""
+    warmup_steps: int | None = None
+    """optimizer steps of that rise, however many there are in all; null: by warmup_ratio"""
     weight_decay: float = 0.01
     """AdamW's decoupled decay, not on biases and LayerNorm"""
     adam_epsilon: float = 1e-8
@@ -88,17 +91,27 @@ class TrainingSettings:
     """looks without a gain after which training stops"""
     keep: str = "best"
     """`best`: the weights of the best look; `last`: the last weights, and no look at all"""
+    examples_cap: int | None = None
+    """rows of a task that count for its share and its steps in a mixture of tasks; null: all (jiant's
+    train_examples_cap)"""
+    temperature: float = 1.0
+    """a task of a mixture is drawn with probability proportional to rows^(1/temperature); 1: proportional"""
+    pooling: str = "mean"
+    """sentence vector of retrieval: `mean` over the tokens, or `cls`, the state of <s>"""
+    layer: int | None = None
+    """index into hidden_states that retrieval pools, negative from the top (-1 the last); null: the usual one of the
+    encoder's depth"""
 
     def __post_init__(self) -> None:
         with Problems() as found:
             for name in ("lr", "epochs", "features_per_step", "tokens_per_pack", "max_grad_norm", "adam_epsilon",
                          "max_length", "doc_stride", "max_query_length", "max_answer_length", "n_best",
-                         "select_examples", "patience"):
+                         "select_examples", "patience", "temperature"):
                 if not getattr(self, name) > 0:
                     found.add(f"{name} is {getattr(self, name)}; it must be greater than 0")
                 if getattr(self, name) > LARGEST:
                     found.add(f"{name} is {getattr(self, name)}; it must be at most {LARGEST}")
-            for name in ("head_lr", "select_every_steps"):
+            for name in ("head_lr", "select_every_steps", "examples_cap", "warmup_steps"):
                 if getattr(self, name) is not None and not getattr(self, name) > 0:
                     found.add(f"{name} is {getattr(self, name)}; it must be greater than 0, or null")
             for name in ("warmup_ratio", "weight_decay"):
@@ -108,6 +121,8 @@ class TrainingSettings:
                 found.add(f"adam_betas are {self.adam_betas}; each must be at least 0 and below 1")
             if self.keep not in ("best", "last"):
                 found.add(unknown("value of keep", self.keep, ("best", "last")))
+            if self.pooling not in POOLINGS:
+                found.add(unknown("pooling", self.pooling, POOLINGS))
             if self.max_query_length + 5 > self.max_length:
                 found.add(f"max_query_length {self.max_query_length} leaves no room for a text in max_length "
                           f"{self.max_length}; a pair needs 4 special tokens")
@@ -171,14 +186,25 @@ class Request:
     targets: tuple[str, ...] | None = None
     languages: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
+    protocol: str | None = None
     precision: str = "auto"
     data_root: Path | None = None
     runs: Path = Path("runs")
     limit_train: int | None = None
     limit_eval: int | None = None
-    layer: int | None = None
+    layers: tuple[int, ...] | None = None
+    centre: bool = False
+    mlm_ratio: float | None = None
+    mlm_text: Path | None = None
+    mlm_languages: tuple[str, ...] | None = None
+    mlm_temperature: float = 1 / 0.3
+    translated: Path | None = None
+    translated_languages: tuple[str, ...] | None = None
     plan_only: bool = False
     keep: bool = False
+
+    ALL_LAYERS: ClassVar[tuple[int, ...]] = (-(10**6),)
+    """`layers` of `--layers all`: every layer the encoder has."""
 
 
 def names(text: str, flag: str) -> tuple[str, ...]:
@@ -196,6 +222,29 @@ def whole(text: str, flag: str, least: int = 1) -> int:
     number = typed(text, int, f"--{flag}")
     if number < least:
         raise UsageError(f"--{flag} is {text}; it must be at least {least}")
+    return number
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """Layers as typed: indices into hidden_states with commas between (negative from the top), or `all`."""
+    if text.strip() == "all":
+        return Request.ALL_LAYERS
+    return tuple(typed(item, int, "--layers") for item in names(text, "layers"))
+
+
+def share(text: str, flag: str) -> float:
+    """A share as typed, above 0 and below 1."""
+    number = typed(text, float, f"--{flag}")
+    if not 0 < number < 1:
+        raise UsageError(f"--{flag} is {text}; it must be above 0 and below 1")
+    return number
+
+
+def above_zero(text: str, flag: str) -> float:
+    """A number as typed, above 0."""
+    number = typed(text, float, f"--{flag}")
+    if not 0 < number <= LARGEST:
+        raise UsageError(f"--{flag} is {text}; it must be above 0 and at most {LARGEST}")
     return number
 
 
@@ -236,12 +285,20 @@ def parse_request(recipes: str, flags: Mapping[str, str | None], found: Problems
         "targets": lambda text: names(text, "targets"),
         "languages": lambda text: names(text, "languages"),
         "seeds": seeds,
+        "protocol": lambda text: text.strip() or None,
         "precision": lambda text: (choices([text], PRECISIONS, "precision", found) or ("auto",))[0],
         "data_root": lambda text: existing_folder(text, "data_root"),
         "runs": lambda text: writable_folder(text, "runs"),
         "limit_train": lambda text: whole(text, "limit_train"),
         "limit_eval": lambda text: whole(text, "limit_eval"),
-        "layer": lambda text: whole(text, "layer", 0),
+        "layers": layers,
+        "centre": lambda text: switch(text, "centre"),
+        "mlm_ratio": lambda text: share(text, "mlm_ratio"),
+        "mlm_text": lambda text: existing_folder(text, "mlm_text"),
+        "mlm_languages": lambda text: names(text, "mlm_languages"),
+        "mlm_temperature": lambda text: above_zero(text, "mlm_temperature"),
+        "translated": lambda text: existing_folder(text, "translated"),
+        "translated_languages": lambda text: names(text, "translated_languages"),
         "plan_only": lambda text: switch(text, "plan_only"),
         "keep": lambda text: switch(text, "keep"),
     }
@@ -252,6 +309,11 @@ def parse_request(recipes: str, flags: Mapping[str, str | None], found: Problems
         if text is not None:
             with found.collect():
                 values[name] = readers[name](text)
+    for flag in ("mlm_text", "mlm_languages", "mlm_temperature"):
+        if values.get(flag) is not None and values.get("mlm_ratio") is None:
+            found.add(f"--{flag} has no effect without --mlm_ratio, the share of steps on masked words")
+    if values.get("translated_languages") and values.get("translated") is None:
+        found.add("--translated_languages has no effect without --translated, the folder of translated data")
     return Request(**values)
 
 

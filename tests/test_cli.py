@@ -158,8 +158,9 @@ def test_the_verb_hears_every_value_as_the_text_typed(monkeypatch, words, typed)
 def test_recipes_are_listed_one_a_line(folder):
     done = run(folder, "recipes")
     lines = done.stdout.splitlines()
-    assert done.returncode == 0 and [line.split()[0] for line in lines] == ["none", "squad"]
-    assert "squad first, then xquad, mlqa, tydiqa, tatoeba" in lines[1]
+    assert done.returncode == 0 and [line.split()[0] for line in lines] == [
+        "all", "anli_plus", "ccg", "commonsenseqa", "cosmosqa", "hellaswag", "mnli", "none", "qqp", "squad", "squad_v2"]
+    assert "squad first, then xnli, pawsx, udpos, panx, xquad, mlqa, tydiqa, bucc2018, tatoeba" in lines[9]
 
 
 def test_a_recipe_is_copied_and_never_overwritten(folder):

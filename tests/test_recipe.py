@@ -8,9 +8,9 @@ import yaml
 from peft_stilts.errors import UsageError
 from peft_stilts.recipe import copy_recipe, read_recipe, recipe_names, recipe_source
 from peft_stilts.spec import METHODS, LoraSettings, TrainingSettings
-from peft_stilts.tasks import TASKS
+from peft_stilts.tasks import INTERMEDIATE, TARGETS, TASKS
 
-STAGES = ("intermediate", "squad", "tydiqa", "tatoeba")
+STAGES = ("intermediate", "mnli", "pawsx", "udpos", "panx", "squad", "tydiqa", "bucc2018", "tatoeba")
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def problems(name):
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_that_comes_with_the_program_is_sound(name):
     read = read_recipe(name)
-    assert read.name == name and read.intermediate in ("none", *TASKS)
+    assert read.name == name and read.intermediate in ("none", "all", *INTERMEDIATE)
     assert read.targets and all(TASKS[target].is_target for target in read.targets)
     assert all(settings.lr > 0 for settings, _ in everything(read).values())
 
 
 def test_the_squad_recipe_has_the_settings_of_its_sources():
     read = read_recipe("squad")
-    assert read.targets == ("xquad", "mlqa", "tydiqa", "tatoeba")
+    assert read.targets == TARGETS and len(TARGETS) == 9
     full, lora = read.settings("intermediate", "full", False), read.settings("intermediate", "lora", False)
     assert (full.lr, full.epochs, full.features_per_step, full.max_length, full.doc_stride) == (1e-5, 3, 32, 384, 128)
     assert (lora.lr, lora.head_lr) == (2e-4, 2e-4)
@@ -100,8 +100,9 @@ def test_an_unknown_key_is_named_with_the_nearest_at_every_depth(write):
     ({"targets": "xquad"}, "targets is 'xquad'; it must be a list"),
     ({"targets": []}, r"targets is \[\]; it must be a list"),
     ({"targets": [1]}, r"targets is \[1\]; it must be a list"),
-    ({"intermediate": None}, "intermediate is None; it must be a name"),
-    ({"intermediate": ["squad"]}, "intermediate is .*; it must be a name"),
+    ({"intermediate": None}, "intermediate is None; it must be none, a task, all, or a list of tasks"),
+    ({"intermediate": []}, "intermediate is .*; it must be none, a task, all, or a list of tasks"),
+    ({"intermediate": ["squad", "squad"]}, "intermediate is .*; it must be .* a list of tasks, each once"),
     ({"name": 5}, "name is 5; it must be a name"),
     ({"training": None}, "training is None; it must map stages to settings"),
     ({"training": ["squad"]}, "it must map stages to settings"),
@@ -138,7 +139,8 @@ def test_a_file_of_other_bytes_is_named(tmp_path):
 
 
 def test_an_absent_recipe_is_told_how_to_get_one():
-    assert problems("sqaud") == ["unknown recipe 'sqaud'. Did you mean 'squad'? Known: none, squad."]
+    assert problems("sqaud") == ["unknown recipe 'sqaud'. Did you mean 'squad' or 'squad_v2'? Known: all, anli_plus, "
+                                 "ccg, commonsenseqa, cosmosqa, hellaswag, mnli, none, qqp, squad, squad_v2."]
     assert "copy squad my.yaml` writes one" in problems("my.yaml")[0]
 
 
@@ -194,3 +196,39 @@ def test_names_that_are_no_files_are_told(tmp_path):
     for name, told in (("a" * 5000 + ".yaml", "File name too long"), (str(tmp_path / "folder.yaml"), "is no file")):
         with pytest.raises(UsageError, match=told):
             read_recipe(name)
+
+
+@pytest.mark.parametrize("value, name, tasks", [
+    ("none", "none", ()), ("all", "all", ("all",)), ("squad", "squad", ("squad",)),
+    (["squad", "mnli"], "squad+mnli", ("squad", "mnli")), (["squad"], "squad", ("squad",))])
+def test_an_intermediate_setting_has_a_name_and_its_tasks(write, value, name, tasks):
+    read = read_recipe(write(recipe(intermediate=value)))
+    assert (read.intermediate, read.tasks) == (name, tasks)
+
+
+def test_there_are_eleven_recipes_and_two_protocols():
+    assert len(recipe_names()) == 11 and {read_recipe(name).protocol for name in recipe_names()} == {"jiant"}
+    assert {read_recipe(name).intermediate for name in recipe_names()} == {"none", "all", *INTERMEDIATE}
+
+
+# XTREME scripts/train_*.sh for xlm-roberta-large; jiant d_write_configs.sh and e_run_models.sh
+@pytest.mark.parametrize("protocol, stage, expected", [
+    ("xtreme", "mnli", dict(lr=3e-5, epochs=5, features_per_step=32, max_length=128, keep="best",
+                            select_every_steps=100)),
+    ("xtreme", "pawsx", dict(lr=2e-5, epochs=5, features_per_step=32, max_length=128, weight_decay=0.0)),
+    ("xtreme", "udpos", dict(lr=2e-5, epochs=10, max_length=128, select_every_steps=500, warmup_ratio=0.0)),
+    ("xtreme", "panx", dict(lr=2e-5, epochs=10, max_length=128, select_every_steps=1000, warmup_steps=None)),
+    ("xtreme", "squad", dict(lr=3e-5, epochs=3, features_per_step=32, max_length=384, keep="last", warmup_steps=500,
+                             weight_decay=1e-4)),
+    ("xtreme", "tydiqa", dict(lr=3e-5, epochs=3, features_per_step=32, keep="last", warmup_steps=500)),
+    ("xtreme", "tatoeba", dict(pooling="mean", layer=None)), ("xtreme", "bucc2018", dict(pooling="cls", layer=-5)),
+    ("jiant", "mnli", dict(lr=1e-5, epochs=2, features_per_step=32, max_length=256, warmup_ratio=0.1)),
+    ("jiant", "pawsx", dict(lr=1e-5, epochs=5, features_per_step=32, max_length=256, weight_decay=0.01)),
+    ("jiant", "udpos", dict(epochs=10, features_per_step=32, max_length=256)),
+    ("jiant", "panx", dict(epochs=10, features_per_step=32, max_length=256, patience=30, select_examples=500)),
+    ("jiant", "tydiqa", dict(epochs=2, features_per_step=16, max_length=384, keep="best")),
+    ("jiant", "bucc2018", dict(pooling="mean", layer=None))])
+def test_protocols_have_the_settings_of_their_sources(protocol, stage, expected):
+    read = read_recipe("squad", protocol)
+    settings = read.settings(stage, "full", False)
+    assert read.protocol == protocol and {name: getattr(settings, name) for name in expected} == expected

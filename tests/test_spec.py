@@ -87,11 +87,11 @@ def test_what_is_no_positive_whole_number_is_refused(text):
 def test_every_mistake_is_collected(tmp_path):
     file = tmp_path / "a file"
     file.write_text("x")
-    told = problems("squad,,none", methods="ful,lora", targets="xquad,", languages="en,en", seeds="1,x", layer="-1",
+    told = problems("squad,,none", methods="ful,lora", targets="xquad,", languages="en,en", seeds="1,x", layers="x",
                     precision="bf61", data_root=str(tmp_path / "nowhere"), limit_train="0", limit_eval="a few",
                     plan_only="maybe", keep="2", runs=str(file))
     parts = ["--recipe is 'squad,,none'", "'ful'. Did you mean 'full'", "--targets is 'xquad,'",
-             "--languages is 'en,en'", "--seeds is 'x'", "--layer is -1", "'bf61'. Did you mean 'bf16'",
+             "--languages is 'en,en'", "--seeds is 'x'", "--layers is 'x'", "'bf61'. Did you mean 'bf16'",
              "nowhere' is no folder",
              "--limit_train is 0", "--limit_eval is 'a few'", "--plan_only is 'maybe'", "--keep is '2'", "a file"]
     assert len(told) == len(parts)

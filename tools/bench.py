@@ -53,7 +53,7 @@ def step(*, method: str, features: int, length: int, tokens_per_pack: int, preci
     estimate = training_memory(config, settings, lora, precision=precision)
     encoder = random_encoder(config, seed=1)
     stack = stacks.lora(encoder, [], lora, "squad", 1) if lora else stacks.full(encoder)
-    learner = Learner(stack, new_head("span", config, 2, 1))
+    learner = Learner(stack, {"squad": new_head("span", config, 2, 1)})
     generator = np.random.default_rng(1)
     lengths = np.clip(generator.normal(length, 60, features * steps).astype(int), 32, 384)
     ids = [generator.integers(4, config.vocab_size, size).astype(np.int32) for size in lengths]
@@ -62,7 +62,7 @@ def step(*, method: str, features: int, length: int, tokens_per_pack: int, preci
     gc.collect()
     with tempfile.TemporaryDirectory() as folder:
         ticks = [time.perf_counter()]
-        record = train(learner, data, settings, seed=1, folder=Path(folder), precision=precision,
+        record = train(learner, {"squad": data}, settings, seed=1, folder=Path(folder), precision=precision,
                        progress=lambda *told: ticks.append(time.perf_counter()))
     times = [after - before for before, after in zip(ticks, ticks[1:])]
     seconds, tokens = statistics.median(times[1:] or times), record.tokens / steps

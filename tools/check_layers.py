@@ -37,7 +37,7 @@ LAYERS: list[tuple[int, tuple[str, ...], str]] = [
     (6, ("analysis",), "what the results table says: gains as a table and as a picture"),
     (7, ("grid",), "recipe → stages, what is cached, what it will cost; running them on this machine"),
     (7, ("doctor",), "what this machine has, and what that means"),
-    (8, ("cli", "__main__"), "the command line: verbs of a few lines, heavy imports inside the verb"),
+    (8, ("verbs", "cli", "__main__"), "the command line: verbs of a few lines, heavy imports inside the verb"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,20 +25,24 @@ SPAN_SPECIALS = 4
 class Features:
     """Model inputs of varying length; N features, feature n has L_n tokens.
 
-    `input_ids`: N arrays (L_n,) int32, special tokens included. `labels`: name -> (N,) int64; for spans `start` and
-    `end`, token positions inside the feature, 0 (<s>) when the answer is not in the window; {} when unlabelled.
+    `input_ids`: N arrays (L_n,) int32, special tokens included. `labels`: name -> (N,) int64, or N arrays (L_n,) int64
+    with -100 where a token does not count; for spans `start` and `end`, token positions inside the feature, 0 (<s>)
+    when the answer is not in the window; {} when unlabelled.
     `example`: (N,) int64, the row that each feature is of; never falling, every row at least once.
     `offsets`: spans only, N arrays (L_n, 2) int32: first and past-the-last character in the context, white space
     trimmed; (-1, -1) for question, special tokens and tokens without a character of their own.
     `max_context`: spans only, N arrays (L_n,) bool: context tokens that have more context here than in any other
     window; an answer may start only there (it may end anywhere in the window's context).
+    `words`: tagging only, N arrays int64: the position of each word's first token; a row's words in their order over
+    its features, each word once.
     """
 
     input_ids: list[np.ndarray]
-    labels: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray | list[np.ndarray]]
     example: np.ndarray
     offsets: list[np.ndarray] | None = None
     max_context: list[np.ndarray] | None = None
+    words: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -50,9 +55,9 @@ class Features:
 
 def encode_sentences(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Features:
     """One feature `<s> text </s>` a text, cut after `max_length` tokens, special tokens included."""
-    _require(max_length >= 3, f"max_length {max_length} leaves no room for a sentence; give at least 3.")
-    ids, _ = _tokenize(list(texts), tokenizer)
-    features = [_join([tokenizer.cls_token_id], text[: max_length - 2], [tokenizer.sep_token_id]) for text in ids]
+    require(max_length >= 3, f"max_length {max_length} leaves no room for a sentence; give at least 3.")
+    ids, _ = tokenize(list(texts), tokenizer)
+    features = [join([tokenizer.cls_token_id], text[: max_length - 2], [tokenizer.sep_token_id]) for text in ids]
     return Features(features, {}, np.arange(len(features), dtype=np.int64))
 
 
@@ -72,14 +77,14 @@ def encode_span(
     once. `labelled`: the first answer gives `start` and `end`. A context without tokens still gets one window.
     Raises UsageError when max_length < 6 or doc_stride < 1.
     """
-    _require(max_length > SPAN_SPECIALS + 1, f"max_length {max_length} leaves no room for a window; give at least 6.")
-    _require(doc_stride >= 1, f"doc_stride {doc_stride} must be at least 1: it is the step between two windows.")
+    require(max_length > SPAN_SPECIALS + 1, f"max_length {max_length} leaves no room for a window; give at least 6.")
+    require(doc_stride >= 1, f"doc_stride {doc_stride} must be at least 1: it is the step between two windows.")
     contexts = list(rows["context"])
     distinct = {context: place for place, context in enumerate(dict.fromkeys(contexts))}
-    tokens, spans = _tokenize(list(distinct), tokenizer)
+    tokens, spans = tokenize(list(distinct), tokenizer)
     spans = [_trim(text, span) for text, span in zip(distinct, spans, strict=True)]
     limit = min(max_query_length, max_length - SPAN_SPECIALS - 1)
-    questions = [question[:limit] for question in _tokenize(list(rows["question"]), tokenizer)[0]]
+    questions = [question[:limit] for question in tokenize(list(rows["question"]), tokenizer)[0]]
     answers = _first_answers(rows["answers"]) if labelled else []
 
     start_token, end_token = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -92,9 +97,9 @@ def encode_span(
             windows = plan_windows(len(context), room, doc_stride)
             cuts[place, room] = windows, _most_context(windows)
         answer = _answer_tokens(span, *answers[row]) if labelled else None
-        head = _join([start_token], question, [end_token, end_token])
+        head = join([start_token], question, [end_token, end_token])
         for (first, last), most in zip(*cuts[place, room], strict=True):
-            ids.append(_join(head, context[first:last], [end_token]))
+            ids.append(join(head, context[first:last], [end_token]))
             offsets.append(_framed(span[first:last], len(head), -1))
             max_context.append(_framed(most & (span[first:last, 0] >= 0), len(head), False))
             example.append(row)
@@ -121,8 +126,8 @@ def decode_spans(
     rows: Rows,
     max_answer_length: int,
     n_best: int,
-) -> dict[str, str]:
-    """{id: answer text}, exactly one for each row; "" where no span is valid.
+) -> dict[str, tuple[str, float]]:
+    """{id: (answer text, its score)}, exactly one for each row; ("", -inf) where no span is valid.
 
     `start_logits`, `end_logits`: N arrays (L_n,). Of each window's `n_best` starts of maximum context and `n_best`
     ends in its context, the pair with end >= start, at most `max_answer_length` tokens and the highest sum of logits is
@@ -131,8 +136,7 @@ def decode_spans(
     looks at the same candidates or more). The text is context[start:end] without outer white space.
     """
     ids, contexts = list(rows["id"]), list(rows["context"])
-    best = np.full(len(ids), -np.inf)
-    answers = [""] * len(ids)
+    best: list[tuple[str, float]] = [("", -math.inf)] * len(ids)
     for n, row in enumerate(features.example):
         offsets = features.offsets[n]
         starts = _best_of(start_logits[n], features.max_context[n], n_best)
@@ -143,10 +147,20 @@ def decode_spans(
         size = ends - starts[:, None] + 1
         score = np.where((size >= 1) & (size <= max_answer_length), score, -np.inf)
         start, end = np.unravel_index(np.argmax(score), score.shape)
-        if score[start, end] > best[row]:
-            best[row] = score[start, end]
-            answers[row] = contexts[row][offsets[starts[start], 0] : offsets[ends[end], 1]].strip()
-    return dict(zip(ids, answers, strict=True))
+        if score[start, end] > best[row][1]:
+            text = contexts[row][offsets[starts[start], 0] : offsets[ends[end], 1]].strip()
+            best[row] = text, float(score[start, end])
+    return dict(zip(ids, best, strict=True))
+
+
+def null_scores(features: Features, start_logits: Sequence[np.ndarray], end_logits: Sequence[np.ndarray],
+                rows: Rows) -> dict[str, float]:
+    """{id: score of 'no answer'}: the sum of both logits at <s>, the lowest over the windows of a row (SQuAD v2.0's
+    rule, transformers' squad_metrics.compute_predictions_logits)."""
+    scores = np.full(len(rows["id"]), np.inf)
+    for n, row in enumerate(features.example):
+        scores[row] = min(scores[row], float(start_logits[n][0]) + float(end_logits[n][0]))
+    return dict(zip(rows["id"], scores.tolist(), strict=True))
 
 
 def _best_of(logits: np.ndarray, allowed: np.ndarray, count: int) -> np.ndarray:
@@ -155,7 +169,7 @@ def _best_of(logits: np.ndarray, allowed: np.ndarray, count: int) -> np.ndarray:
     return places[np.argsort(-np.asarray(logits, np.float64)[places], kind="stable")[:count]]
 
 
-def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Token ids (L,) int32 and character offsets (L, 2) int32 of each text, without special tokens, uncut."""
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"{type(tokenizer).__name__} gives no character offsets; a fast tokenizer is needed.")
@@ -227,10 +241,10 @@ def _framed(values: np.ndarray, before: int, fill: Any) -> np.ndarray:
     return framed
 
 
-def _join(*parts: Sequence[int] | np.ndarray) -> np.ndarray:
+def join(*parts: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_stilts.digest import sha256_file, sha256_folder
 from peft_stilts.errors import Problems, UsageError
-from peft_stilts.spec import SCALES, typed_path
+from peft_stilts.spec import SCALES, Request, typed_path
 
 if TYPE_CHECKING:
     from transformers import XLMRobertaConfig
@@ -56,15 +56,24 @@ class Base:
             return {"id": self.id, "revision": self.revision}
         return {"sha256": self.revision, "files": self.files}
 
-    def retrieval_layer(self, asked: int | None) -> int:
-        """Index into hidden_states for retrieval; raises UsageError where neither `--layer` nor the depth says it."""
+    def retrieval_layers(self, asked: tuple[int, ...] | None, usual: int | None) -> tuple[int, ...]:
+        """Indices into hidden_states (0: the embeddings) for retrieval: those `asked` for with --layers, else the
+        recipe's `usual`, else that of the encoder's depth; negative ones count from the top, -1 the last.
+
+        Raises UsageError where nothing says it, and for a layer that the encoder does not have.
+        """
         depth = self.config.num_hidden_layers
-        if asked is None and depth not in DEFAULT_LAYERS:
+        if asked == Request.ALL_LAYERS:
+            return tuple(range(depth + 1))
+        if asked is None and usual is None and depth not in DEFAULT_LAYERS:
             raise UsageError(f"{self.id} has {depth} layers, and no layer for retrieval is known for that depth; "
-                             f"say --layer 0 to {depth} (known: {DEFAULT_LAYERS})")
-        if asked is not None and asked > depth:
-            raise UsageError(f"--layer is {asked}; {self.id} has the layers 0 (embeddings) to {depth}")
-        return DEFAULT_LAYERS[depth] if asked is None else asked
+                             f"say --layers 0 to {depth}, or all (known: {DEFAULT_LAYERS})")
+        layers = asked or ((DEFAULT_LAYERS[depth] if usual is None else usual),)
+        for layer in layers:
+            if not -depth - 1 <= layer <= depth:
+                raise UsageError(f"the layer for retrieval is {layer}; {self.id} has the layers 0 (embeddings) to "
+                                 f"{depth}")
+        return tuple(dict.fromkeys(layer % (depth + 1) for layer in layers))
 
 
 def miniature_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -14,9 +15,14 @@ from transformers import XLMRobertaConfig
 from peft_stilts.errors import Problems
 from peft_stilts.evaluate.predict import FORMS
 from peft_stilts.grid.base import load_tokenizer
-from peft_stilts.grid.plan import Evaluate, Plan, Train
+from peft_stilts.grid.stages import Evaluate, Plan, Train, dev_rows, scored_rows, tag_set
 from peft_stilts.machine import available_memory
 from peft_stilts.spec import LoraSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from peft_stilts.tasks.base import Task
 
 SAMPLE = 1000
 """rows of a split that are tokenised for an estimate; a larger split is scaled up from them"""
@@ -117,12 +123,12 @@ class Estimator:
         """The estimate for one stage, or for the same training by another `method`."""
         if stage.kind == "train":
             lora = None if (method or stage.method) == "full" else stage.lora or LoraSettings()
-            features, tokens, exact = self.count(stage, stage.task.train)
+            features, tokens, exact = self.training(stage)
             memory = training_memory(self.config, stage.settings, lora, len(stage.path), self.plan.precision)
             seconds = training_seconds(self.config, tokens * stage.settings.epochs, lora, stage.settings,
                                        self.plan.precision)
             return Cost(features, tokens, exact, memory, artefact_bytes(self.config, lora), seconds)
-        counts = [self.count(stage, stage.task.test(self.plan.provider.language(code))) for code in stage.languages]
+        counts = [self.scoring(stage, code) for code in stage.languages]
         features, tokens = (sum(count[place] for count in counts) for place in (0, 1))
         embeddings, layers = encoder_parameters(self.config)
         width = 8 * self.config.hidden_size + 2 * self.config.intermediate_size
@@ -130,15 +136,35 @@ class Estimator:
         seconds = 2 * tokens * layers / _speed(self.config, stage.settings, self.plan.precision)
         return Cost(features, tokens, all(count[2] for count in counts), memory, 100 * features, seconds)
 
-    def count(self, stage: Train | Evaluate, split) -> tuple[int, int, bool]:
-        """Features and tokens of a split as this stage reads it, and whether they were counted or scaled up."""
+    def training(self, stage: Train) -> tuple[int, int, bool]:
+        """Features and tokens of one pass over a training's rows; masked words make it longer by their share."""
+        counts = []
+        for task in stage.tasks:
+            rows = self.plan.data.joined(task, stage.splits[task.name], stage.limit)
+            counts.append(self.count(("train", task.name, stage.splits[task.name], stage.limit), task, stage, rows,
+                                     tag_set(task, rows)))
+        more = 1 / (1 - stage.masked.ratio) if stage.masked else 1
+        features, tokens = (round(more * sum(count[place] for count in counts)) for place in (0, 1))
+        return features, tokens, stage.masked is None and all(count[2] for count in counts)
+
+    def scoring(self, stage: Evaluate, code: str) -> tuple[int, int, bool]:
+        """Features and tokens of a target in one language, those of mining's development pool included."""
+        found = []
+        for name, rows in (("test", scored_rows(self.plan, stage, code)), ("dev", dev_rows(self.plan, stage, code))):
+            if rows is not None:
+                found.append(self.count((name, stage.task.name, code, stage.limit), stage.task, stage, rows,
+                                        stage.task.labels))
+        return sum(count[0] for count in found), sum(count[1] for count in found), all(count[2] for count in found)
+
+    def count(self, name: tuple, task: Task, stage: Train | Evaluate, rows: Dataset, labels: tuple[str, ...]) \
+            -> tuple[int, int, bool]:
+        """Features and tokens of rows as this stage reads them, and whether they were counted or scaled up."""
         settings = stage.settings
-        key = (split, stage.limit, settings.max_length, settings.doc_stride, settings.max_query_length)
+        key = (name, settings.max_length, settings.doc_stride, settings.max_query_length)
         if key not in self._counted:
-            rows = self.plan.data.rows(stage.task.form, split, stage.limit)
             size = len(rows)
             chosen = np.linspace(0, size - 1, min(size, SAMPLE)).astype(int)
-            lengths = FORMS[stage.task.form].encode(rows.select(chosen), self.tokenizer, settings).lengths
+            lengths = FORMS[task.form].encode(rows.select(chosen), self.tokenizer, settings, labels).lengths
             scale = size / len(chosen)
             self._counted[key] = (round(len(lengths) * scale), round(lengths.sum() * scale), scale == 1)
         return self._counted[key]

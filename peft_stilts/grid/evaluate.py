@@ -13,22 +13,16 @@ from peft_stilts import results
 from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, StoreError, UsageError
 from peft_stilts.grid.base import Base, find_base
-from peft_stilts.grid.plan import (
-    Cell,
-    Evaluate,
-    Plan,
-    StageBuilder,
-    Train,
-    choose_provider,
-    languages_of,
-)
+from peft_stilts.grid.builder import StageBuilder
+from peft_stilts.grid.plan import choose_provider, languages_of
 from peft_stilts.grid.run import ROWS, Runner, write_rows
+from peft_stilts.grid.stages import Cell, Evaluate, Plan, Train, dev_rows, scored_rows
 from peft_stilts.machine import resolve_precision
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import ADAPTER_CONFIG, read_identity
 from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
 from peft_stilts.store import RECORD, Store
-from peft_stilts.tasks import TARGETS, TASKS
+from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.base import Task
 
 
@@ -110,8 +104,9 @@ def read_stage(store: Store, key: str) -> Train:
     settings = TrainingSettings(**spec["settings"] | {"adam_betas": tuple(spec["settings"]["adam_betas"])})
     lora = LoraSettings(**spec["lora"]) if spec["lora"] else None
     parent = read_stage(store, spec["parent"]) if spec["parent"] else None
-    return Train(TASKS[spec["task"]], spec["method"], settings, lora, spec["seed"], spec["limit_train"], parent,
-                 record["role"], spec)
+    tasks = tuple(TASKS[name] for name in spec["tasks"])
+    return Train(spec["name"], tasks, spec["method"], settings, lora, spec["seed"], spec["limit_train"], parent,
+                 record["role"], spec, {})
 
 
 def _base_of(store: Store, key: str) -> Base:
@@ -130,22 +125,23 @@ def _plan(source: Source, request: Request, found: Problems) -> Plan:
         precision = resolve_precision(request.precision, source.base.miniature)
     builder = StageBuilder(dataclasses.replace(request, runs=source.runs), source.base, provider, precision)
     cells: list[Cell] = []
-    for name in choices(request.targets or (), TARGETS, "target task", found):
+    for name in choices(request.targets or (), [name for name in TASKS if TASKS[name].is_target], "target task", found):
         task = TASKS[name]
         languages = languages_of(task, provider, request, found)
         able = _able(source, task, found)
         for model in able:
             with found.collect():
                 settings = model.settings if model else TrainingSettings(tokens_per_pack=2048)
-                stage = builder.evaluate(task, languages, settings, model)
                 # The base encoder is the baseline of every model: one evaluation, a row for each to pair with.
                 alike = [model] if model else [other for other in able if other] or [None]
-                cells += [Cell(stage, _labels(source, builder, model, task, stage, like)) for like in alike]
+                for stage in builder.evaluations(task, languages, settings, model):
+                    cells += [Cell(stage, _labels(source, builder, model, task, stage, like)) for like in alike]
     plan = Plan(builder.request, source.base, provider, precision, cells, builder.data)
     for cell in cells:
         for code in cell.stage.languages:
             with found.collect():
-                plan.data.rows(cell.stage.task.form, cell.stage.task.test(provider.language(code)), cell.stage.limit)
+                scored_rows(plan, cell.stage, code)
+                dev_rows(plan, cell.stage, code)
     return plan
 
 
@@ -154,7 +150,8 @@ def _able(source: Source, task: Task, found: Problems) -> list[Train | None]:
     if task.trained_on is None:
         models = [model for model in source.models if model is None or model.role == "intermediate"]
         return models or list(source.models)
-    able = [model for model in source.models if model is not None and model.task.name == task.trained_on]
+    able = [model for model in source.models
+            if model is not None and task.trained_on in [own.name for own in model.tasks]]
     able = [model for model in able if model.role == "target"] or able
     if not able:
         found.add(f"nothing here has a head for {task.name}: it needs a model trained on {task.trained_on}. Target "
@@ -175,7 +172,12 @@ def _labels(source: Source, builder: StageBuilder, model: Train | None, task: Ta
     if like:                    # how it was trained, whatever the flags of this command are
         config |= {"precision": like.spec["precision"], "limit_train": like.limit}
     config = canonical_json({key: value for key, value in config.items() if value is not None})
-    return labels | {"recipe": _told_recipe(model), "protocol": "", "intermediate": ">".join(before) or "none",
+    first = model
+    while first is not None and first.parent is not None:
+        first = first.parent
+    variant = first.spec.get("variant", "") if first and first.role == "intermediate" else ""
+    return labels | {"recipe": _told_recipe(model), "protocol": "", "intermediate_variant": variant,
+                     "intermediate": ">".join(before) or "none",
                      "seed": like.seed if like else 0, "method_config": config,
                      "target_variant": "head of the intermediate stage" if trained and trained.role == "intermediate"
                      else labels["target_variant"]}
@@ -185,7 +187,7 @@ def _told_recipe(model: Train | None) -> str:
     """`evaluate` and a digest of how the model was trained, which is the same for every seed: stages know no recipe."""
     settings = []
     while model is not None:
-        settings.append({name: model.spec[name] for name in ("task", "method", "settings", "lora")})
+        settings.append({name: model.spec[name] for name in ("name", "tasks", "method", "settings", "lora")})
         model = model.parent
     return f"evaluate {key_of(settings)[:8]}" if settings else "evaluate"
 
@@ -206,7 +208,7 @@ class _AdapterRunner(_ScoringRunner):
         self.adapter = adapter
 
     def model(self, stage: Train | None, place: str):
-        return stacks.lora(self.base_encoder(), [self.adapter], None).to(self.device), None
+        return stacks.lora(self.base_encoder(), [self.adapter], None).to(self.device), {}
 
 
 def _print_scores(frame, out: Path) -> None:

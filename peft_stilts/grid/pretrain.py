@@ -21,6 +21,7 @@ from peft_stilts.model.heads import new_head
 from peft_stilts.model.learner import Learner
 from peft_stilts.progress import clock, of_training, progress
 from peft_stilts.spec import TrainingSettings
+from peft_stilts.tasks.controls import MLM
 from peft_stilts.train.loop import train
 
 THREADS = 2
@@ -55,9 +56,9 @@ def build(out: Path, settings: Pretraining = SETTINGS) -> None:
         encoder = random_encoder(config, settings.seed, tokenizer)
         head = new_head("mlm", config, config.vocab_size, settings.seed)
         head.tie(encoder.model.get_input_embeddings())
-        learner = Learner(stacks.full(encoder), head)
+        learner = Learner(stacks.full(encoder), {MLM: head})
         with progress("pretraining", int(features.lengths.sum()), "tokens") as step:
-            record = train(learner, features, training_settings(settings), seed=settings.seed, folder=work,
+            record = train(learner, {MLM: features}, training_settings(settings), seed=settings.seed, folder=work,
                            progress=of_training(step), say=print)
     finally:
         torch.set_num_threads(threads)
@@ -73,7 +74,7 @@ def _save(learner: Learner, config: XLMRobertaConfig, tokenizer, out: Path) -> N
     """Write the folder in one step: whoever sees it sees all of it."""
     model = XLMRobertaForMaskedLM(config)
     weights = {f"roberta.{name}": value for name, value in learner.stack.encoder.state_dict().items()}
-    weights |= {f"lm_head.{name}": value for name, value in learner.head.lm_head.state_dict().items()}
+    weights |= {f"lm_head.{name}": value for name, value in learner.heads[MLM].lm_head.state_dict().items()}
     model.load_state_dict(weights, strict=True)
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)

@@ -15,24 +15,29 @@ import torch
 from safetensors import SafetensorError
 
 from peft_stilts import results
+from peft_stilts.data.mask import encode_masked
+from peft_stilts.data.sample import Mixing, Schedule, draw_texts
 from peft_stilts.errors import DataError, StoreError
 from peft_stilts.evaluate.predict import FORMS, Scorer
 from peft_stilts.grid.base import encoder_folder, load_tokenizer
-from peft_stilts.grid.plan import Cell, Evaluate, Plan, Train
+from peft_stilts.grid.stages import Cell, Evaluate, Plan, Train, dev_rows, scored_rows, tag_set
 from peft_stilts.machine import peak_memory, reset_peak_memory
 from peft_stilts.model import stack as stacks
-from peft_stilts.model.adapter_io import load_head, save_encoder, save_head
+from peft_stilts.model.adapter_io import load_head, load_masked_head, save_encoder, save_head
 from peft_stilts.model.encoder import Encoder, load_encoder
 from peft_stilts.model.heads import Head, new_head
 from peft_stilts.model.learner import Learner
 from peft_stilts.model.stack import Stack
 from peft_stilts.progress import of_training, progress
 from peft_stilts.store import Store, write_atomic
+from peft_stilts.tasks.check import unlabelled
+from peft_stilts.tasks.controls import MLM
+from peft_stilts.tasks.sources import scored_split
 from peft_stilts.train.loop import train
 from peft_stilts.train.optim import free_memory
 
-ENCODER, ADAPTER, HEAD, ROWS = "encoder", "adapter", "head", "results.csv"
-"""Names inside an artefact: a full stage's encoder, a LoRA stage's adapter, the task's head; an evaluation's rows."""
+ENCODER, ADAPTER, HEADS, ROWS = "encoder", "adapter", "heads", "results.csv"
+"""Names inside an artefact: a full stage's encoder, a LoRA stage's adapter, a head a task; an evaluation's rows."""
 
 
 def run(plan: Plan) -> None:
@@ -59,7 +64,7 @@ class Runner:
         self.plan, self.store = plan, Store(plan.request.runs)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = None
-        self._loaded: tuple[str | None, Stack, Head | None] | None = None
+        self._loaded: tuple[str | None, Stack, dict[str, Head]] | None = None
 
     def cell(self, cell: Cell, place: str = "") -> None:
         """Score a cell unless that was done, enter its rows in the results table, drop the model when it is spent."""
@@ -100,40 +105,40 @@ class Runner:
     def write_scores(self, stage: Evaluate, labels: Mapping[str, Any], folder: Path, place: str) -> int:
         """Predict and score every language of a target: `folder/predictions/TARGET/test-LL` and `folder/results.csv`.
 
-        Returns how many tokens went through the encoder.
+        A split whose labels are blank is predicted, not scored, and that is said. Returns how many tokens went through
+        the encoder.
         """
-        form, plan = FORMS[stage.task.form], self.plan
-        stack, head = self.model(stage.parent, place)
-        scorer = Scorer(stack, head if form.head else None, self.tokenizer, stage.settings, plan.precision,
-                        self.device, stage.layer)
+        form, plan, task = FORMS[stage.task.form], self.plan, stage.task
+        stack, heads = self.model(stage.parent, place)
+        scorer = Scorer(stack, heads[task.trained_on] if form.head else None, self.tokenizer, stage.settings,
+                        task.labels, plan.precision, self.device, stage.layer, stage.centred)
         rows: list[dict[str, Any]] = []
         tokens: list[int] = []
-        total = sum(len(self.rows(stage, code)) for code in stage.languages)
+        total = sum(len(scored_rows(plan, stage, code)) for code in stage.languages)
         with progress(f"{place} {stage.label}", total, "items") as step:
             for code in stage.languages:
-                items = self.rows(stage, code)
-                predictions = form.predict(scorer, items, tokens.append)
+                items, dev = scored_rows(plan, stage, code), dev_rows(plan, stage, code)
+                more = {} if dev is None else {"dev": dev}
+                predictions = form.predict(scorer, items, tokens.append, **more)
                 step(len(items), code)
-                write_atomic(folder / "predictions" / stage.task.name / f"test-{code}.{form.suffix}",
-                             form.write(predictions))
-                rows += score_rows(stage, code, self.split(stage, code).split, predictions, form.golds(items))
+                write_atomic(folder / "predictions" / task.name / f"test-{code}.{form.suffix}", form.write(predictions))
+                split = scored_split(plan.provider, task, code)
+                if why := unlabelled(task.form, items) if split.labelled else "it is published without labels":
+                    print(f"{place} {task.name} {code} is predicted, not scored: {why}", flush=True)
+                    continue
+                rows += score_rows(stage, code, split.split, predictions, form.golds(items))
         write_rows(results.RESULTS.frame([{**labels, **row} for row in rows]), folder)
         return sum(tokens)
 
-    def rows(self, stage: Evaluate, code: str):
-        return self.plan.data.rows(stage.task.form, self.split(stage, code), stage.limit)
-
-    def split(self, stage: Evaluate, code: str):
-        return stage.task.test(self.plan.provider.language(code))
-
-    def model(self, stage: Train | None, place: str) -> tuple[Stack, Head | None]:
-        """The model that `stage` trained (None: the base encoder), trained first where it is not there yet."""
+    def model(self, stage: Train | None, place: str) -> tuple[Stack, dict[str, Head]]:
+        """The model that `stage` trained and its heads by task (None: the base encoder, and none), trained first where
+        it is not there yet."""
         key = stage.key if stage else None
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None
             if stage is None:
                 free_memory()
-                self._loaded = (key, stacks.lora(self.base_encoder(), [], None).to(self.device), None)
+                self._loaded = (key, stacks.lora(self.base_encoder(), [], None).to(self.device), {})
             else:
                 with self.store.claim(stage.key, waiting(stage, place)):
                     if not self.store.ready(stage.key):
@@ -141,8 +146,8 @@ class Runner:
                     self._loaded = (key, *self.load(stage))
         return self._loaded[1:]
 
-    def load(self, stage: Train) -> tuple[Stack, Head]:
-        """The finished model of a training stage, its files checked, nothing trainable."""
+    def load(self, stage: Train) -> tuple[Stack, dict[str, Head]]:
+        """The finished model of a training stage and its heads, files checked, nothing trainable."""
         folder = self.store.open(stage.key)
         free_memory()           # of the training's model
         if stage.method == "full":
@@ -150,8 +155,9 @@ class Runner:
         else:
             below = [self.store.open(key) / ADAPTER for key in chain_keys(stage)]
             stack = stacks.lora(self.base_encoder(), below, None)
-        head = load_head(folder / HEAD, stack.encoder.config, stage.task.name, FORMS[stage.task.form].head)
-        return stack.to(self.device), head.to(self.device)
+        heads = {task.name: load_head(folder / HEADS / task.name, stack.encoder.config, task.name,
+                                      FORMS[task.form].head).to(self.device) for task in stage.tasks}
+        return stack.to(self.device), heads
 
     def base_encoder(self) -> Encoder:
         """The encoder the run starts from, under the identity that tables and adapter files give it."""
@@ -173,28 +179,48 @@ class Runner:
             with self.store.claim(parent.key, waiting(parent, place)):
                 if not self.store.ready(parent.key):
                     self.train(parent, place)
-        plan, settings = self.plan, stage.settings
-        stack = self.new_stack(stage)
-        form = FORMS[stage.task.form]
-        head = new_head(form.head, stack.encoder.config, form.num_labels(stage.task), stage.seed)
-        features = form.encode(plan.data.rows(stage.task.form, stage.task.train, stage.limit), self.tokenizer, settings)
+        settings, stack = stage.settings, self.new_stack(stage)
+        labels, heads, features = {}, {}, {}
+        for task in stage.tasks:
+            form, rows = FORMS[task.form], self.plan.data.joined(task, stage.splits[task.name], stage.limit)
+            labels[task.name] = tag_set(task, rows)
+            heads[task.name] = new_head(form.head, stack.encoder.config, len(labels[task.name]) or 2, stage.seed)
+            features[task.name] = form.encode(rows, self.tokenizer, settings, labels[task.name])
+        select = self.selection(stage, stack, dict(heads), labels)
+        mixing = Mixing(settings.examples_cap, settings.temperature)
+        if stage.masked is not None:
+            mixing = dataclasses.replace(mixing, extra=MLM, extra_ratio=stage.masked.ratio)
+            features[MLM] = self.masked(stage, features, heads, mixing)
+            heads[MLM] = load_masked_head(encoder_folder(self.plan.base), stack.encoder)
         say = functools.partial(print, f"{place} ", flush=True)
-        say(f"{len(features):,} features, {stack.describe()}")
-        total = round(settings.epochs * features.lengths.sum())
+        say(f"{sum(map(len, features.values())):,} features, {stack.describe()}")
+        total = round(settings.epochs * sum(part.lengths.sum() for name, part in features.items() if name != MLM))
         with progress(f"{place} {stage.label}", total, "tokens") as step:
-            record = train(Learner(stack, head), features, settings, seed=stage.seed, precision=plan.precision,
-                           folder=self.store.work(stage.key) / "checkpoints", say=say, progress=of_training(step),
-                           select=self.selection(stage, stack, head))
+            record = train(Learner(stack, heads), features, settings, seed=stage.seed, mixing=mixing,
+                           precision=self.plan.precision, folder=self.store.work(stage.key) / "checkpoints", say=say,
+                           progress=of_training(step), select=select)
         draft = self.fresh_draft(stage.key)
         try:
             if stage.method == "full":
                 save_encoder(stack.encoder, self.tokenizer, draft / ENCODER)
             else:
                 stack.save_adapter(draft / ADAPTER)
-            save_head(head, draft / HEAD, stage.task.name)
+            for task in stage.tasks:
+                save_head(heads[task.name], draft / HEADS / task.name, task.name)
         except SafetensorError as error:        # its own kind for 'no space left' and the like
             raise StoreError(f"{draft} cannot be written: {error}. Mend this and give the same command") from error
         self.commit(stage, draft, dataclasses.asdict(record))
+
+    def masked(self, stage: Train, features: Mapping[str, Any], heads: Mapping[str, Head], mixing: Mixing) -> Any:
+        """As many features of masked text as the steps of a training will see, languages drawn by temperature."""
+        settings, masked = stage.settings, stage.masked
+        counts = {name: len(part) // heads[name].group for name, part in features.items()}
+        schedule = Schedule(counts | {MLM: 1}, settings.features_per_step, settings.epochs, stage.seed, mixing)
+        wanted = max(1, schedule.steps_of(MLM) * settings.features_per_step)
+        texts = {code: self.plan.data.rows("text", split, None)["text"] for code, split in masked.splits.items()}
+        drawn = draw_texts({code: len(lines) for code, lines in texts.items()}, wanted, masked.temperature, stage.seed)
+        lines = [texts[code][line] for code, line in drawn]
+        return encode_masked(lines, self.tokenizer, settings.max_length, stage.seed)
 
     def new_stack(self, stage: Train) -> Stack:
         """What a training stage starts from: its parent's encoder, or the base under its parents' adapters."""
@@ -203,17 +229,26 @@ class Runner:
         if stage.method == "full":
             return stacks.full(load_encoder(self.store.open(parent.key) / ENCODER) if parent else self.base_encoder())
         below = [self.store.open(key) / ADAPTER for key in chain_keys(parent)]
-        return stacks.lora(self.base_encoder(), below, stage.lora, stage.task.name, stage.seed)
+        return stacks.lora(self.base_encoder(), below, stage.lora, stage.name, stage.seed)
 
-    def selection(self, stage: Train, stack: Stack, head: Head):
-        """What scores the English development rows while training; None where the last weights are kept."""
+    def selection(self, stage: Train, stack: Stack, heads: Mapping[str, Head], labels: Mapping[str, tuple[str, ...]]):
+        """What scores the English development rows while training, the mean over a mixture's tasks; None where the last
+        weights are kept."""
         if stage.settings.keep == "last":
             return None
-        items = self.plan.data.rows(stage.task.form, stage.task.select, stage.settings.select_examples)
-        form = FORMS[stage.task.form]
-        golds = form.golds(items)
-        scorer = Scorer(stack, head, self.tokenizer, stage.settings, self.plan.precision, self.device)
-        return lambda: stage.task.score(form.predict(scorer, items, lambda n: None), golds, "en")[stage.task.primary]
+        parts = []
+        for task in stage.tasks:
+            items = self.plan.data.joined(task, task.select, stage.settings.select_examples)
+            scorer = Scorer(stack, heads[task.name], self.tokenizer, stage.settings, labels[task.name],
+                            self.plan.precision, self.device)
+            parts.append((task, items, FORMS[task.form].golds(items), scorer))
+
+        def score() -> float:
+            found = [task.score(FORMS[task.form].predict(scorer, items, lambda n: None), golds, "en")[task.primary]
+                     for task, items, golds, scorer in parts]
+            return sum(found) / len(found)
+
+        return score
 
     def fresh_draft(self, key: str) -> Path:
         """An empty folder in which the artefact of `key` is written before it is committed."""
@@ -273,7 +308,7 @@ def waiting(stage: Train | Evaluate, place: str):
 
 def score_rows(stage: Evaluate, code: str, split: str, predictions: dict, golds: dict) -> list[dict[str, Any]]:
     """The results columns that one language's scores decide; every scored item has exactly one prediction."""
-    if predictions.keys() != golds.keys():
+    if FORMS[stage.task.form].complete and predictions.keys() != golds.keys():
         raise DataError(f"{stage.task.name} {code}: {len(predictions)} predictions for {len(golds)} items")
     scores = stage.task.score(predictions, golds, code)
     return [{"language": code, "split": split, "metric": metric, "primary": metric == stage.task.primary,

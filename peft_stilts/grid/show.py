@@ -11,11 +11,11 @@ from peft_stilts.analysis import figure, table
 from peft_stilts.errors import Problems
 from peft_stilts.grid import recorded
 from peft_stilts.grid.estimate import GIB, Cost, Estimator, check_machine
-from peft_stilts.grid.plan import Evaluate, Plan, Train
+from peft_stilts.grid.stages import Evaluate, Plan, Train
 from peft_stilts.progress import clock
 from peft_stilts.spec import METHODS
 from peft_stilts.store import Store
-from peft_stilts.tasks import TARGETS, TASKS
+from peft_stilts.tasks.sources import scored_languages
 
 FIGURE = "gains.png"
 
@@ -52,13 +52,20 @@ def begin(plan: Plan) -> None:
     cached = len(plan.stages) - len(needed)
     print(heading(plan))
     print(f"{len(plan.stages)} stages, {cached} of them done before, in {plan.request.runs}", flush=True)
+    _say_notes(plan)
     for task in {cell.stage.task.name: cell.stage.task for cell in plan.cells}.values():
-        missing = [code for code in task.languages if code not in plan.provider.languages(task)]
-        unscored = [code for code in plan.request.languages or () if code not in plan.provider.languages(task)]
+        there = scored_languages(plan.provider, task)
+        missing = [code for code in task.languages if code not in there]
+        unscored = [code for code in plan.request.languages or () if code not in there]
         if unscored:
             print(f"note: {task.name} is not scored in {', '.join(unscored)}")
         if missing and plan.provider.name == "local":
             print(f"note: {task.name} is not in this data in {', '.join(missing)}; its average is over the others")
+
+
+def _say_notes(plan: Plan) -> None:
+    for note in plan.notes:
+        print(f"note: {note}", flush=True)
 
 
 def show_plan(plan: Plan) -> None:
@@ -81,6 +88,7 @@ def show_plan(plan: Plan) -> None:
     print(f"to do: {len(needed)} of {len(plan.stages)} stages, about {clock(total)} on this machine, "
           f"at most {largest / GIB:.1f} GiB of memory (estimates)")
     _compare_methods(plan, estimator)
+    _say_notes(plan)
     problems = Problems()
     check_machine(plan, estimator, making, problems)
     for message in problems.messages:
@@ -112,8 +120,10 @@ def finish(plan: Plan) -> None:
     recipes = {cell.labels["recipe"] for cell in plan.cells}
     frame = results.read(folder)
     mine = frame[frame["stage_key"].isin(keys) & frame["recipe"].isin(recipes)]
-    order = list(dict.fromkeys(code for name in TARGETS for code in plan.provider.languages(TASKS[name])))
+    tasks = {cell.stage.task.name: cell.stage.task for cell in plan.cells}
+    order = list(dict.fromkeys(code for task in tasks.values() for code in scored_languages(plan.provider, task)))
     table.show(mine, Console(highlight=False), order)
     drawn = figure.write(frame, folder / FIGURE, order)
     print(f"scores: {folder / 'results.csv'}, costs: {folder / 'stages.csv'}"
           + (f", picture: {folder / FIGURE}" if drawn else ""))
+    _say_notes(plan)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase, XLMRobertaConfig
@@ -156,6 +156,27 @@ def load_head(folder: Path, config: XLMRobertaConfig, task: str, form: str) -> H
     tensors = _read_tensors(folder / HEAD, told["sha256"])
     head = new_head(form, config, told["num_labels"], seed=0)
     _fill(_own(head), tensors, folder / HEAD)
+    return head
+
+
+def load_masked_head(folder: Path, encoder: nn.Module) -> Head:
+    """The pretrained head for masked words of the base in `folder`, its decoder tied to the word embeddings of
+    `encoder`. Raises CheckpointError where model.safetensors has none, or one of another shape."""
+    path, prefix = Path(folder) / "model.safetensors", "lm_head."
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]
+            tensors = {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not tensors:
+        raise CheckpointError(f"{path} has no head for masked words (lm_head.*), which --mlm_ratio needs; the released "
+                              "XLM-R models have one.")
+    head = new_head("mlm", encoder.config, encoder.config.vocab_size, seed=0)
+    head.tie(encoder.get_input_embeddings())
+    own = {name.removeprefix(prefix): value for name, value in _own(head).items()}
+    tied = ("decoder.weight", "decoder.bias")       # the embeddings, and the head's own bias under a second name
+    _fill(own, {name: value for name, value in tensors.items() if name not in tied}, path)
     return head
 
 

@@ -1,6 +1,8 @@
-"""What is trained: an encoder with its stack of adapters, and a head."""
+"""What is trained: an encoder with its stack of adapters, and a head for each task of the training."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -11,20 +13,20 @@ from peft_stilts.model.stack import Stack
 
 
 class Learner(nn.Module):
-    """A stack and a head. `forward` gives the loss for training, `logits` the scores for prediction."""
+    """A stack and the heads of the tasks, by name. `forward` gives the loss for training, `logits` the scores."""
 
-    def __init__(self, stack: Stack, head: Head):
+    def __init__(self, stack: Stack, heads: Mapping[str, Head]):
         super().__init__()
         self.stack = stack
-        self.head = head
+        self.heads = nn.ModuleDict(heads)
 
-    def forward(self, pack: Pack) -> torch.Tensor:
-        """Sum of the losses over what the head counts in `pack` (see `Head.count`): a scalar."""
-        return self.head.loss(self.stack(pack), pack)
+    def forward(self, pack: Pack, task: str) -> torch.Tensor:
+        """Sum of the losses of `task` over what its head counts in `pack` (see `Head.count`): a scalar."""
+        return self.heads[task].loss(self.stack(pack), pack)
 
-    def logits(self, pack: Pack) -> torch.Tensor:
-        """The head's logits for `pack`, shaped as the head says."""
-        return self.head.logits(self.stack(pack), pack)
+    def logits(self, pack: Pack, task: str) -> torch.Tensor:
+        """The logits of the task's head for `pack`, shaped as the head says."""
+        return self.heads[task].logits(self.stack(pack), pack)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of everything that training changes, shared parameters once."""

@@ -2,6 +2,6 @@
 
 from peft_stilts.tasks.base import FORMS, TASKS, RowFilter, Split, Task
 from peft_stilts.tasks.intermediate import INTERMEDIATE
-from peft_stilts.tasks.xtreme import TARGETS
+from peft_stilts.tasks.xtreme import NOT_COMPARABLE, TARGETS
 
-__all__ = ["FORMS", "INTERMEDIATE", "TARGETS", "TASKS", "RowFilter", "Split", "Task"]
+__all__ = ["FORMS", "INTERMEDIATE", "NOT_COMPARABLE", "TARGETS", "TASKS", "RowFilter", "Split", "Task"]

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from peft_stilts.digest import sha256_file, sha256_folder
 from peft_stilts.errors import DataError, StiltsError
 from peft_stilts.languages import LANGUAGES, Language
 from peft_stilts.registry import unknown
 from peft_stilts.tasks.base import Split, Task
 from peft_stilts.tasks.check import check_rows, table_to_dataset
+from peft_stilts.tasks.files import first_line, narrow, read_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +23,17 @@ log = logging.getLogger(__name__)
 
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub to answer one question."""
+
+OFF_HUB = {
+    "ldc/ccgbank": "CCGbank is licensed (LDC2005T13) and not on the hub. With your files train.tsv and dev.tsv, one "
+    "sentence a line as words<TAB>supertags: `python tools/mirror.py ccg --source DIR --data_root DATA`, then "
+    "`--data_root DATA` (`python -m peft_stilts download RECIPE --data_root DATA` fetches the rest of a recipe). Or "
+    "leave ccg out: a YAML recipe with `intermediate: [...]` mixes the tasks it names",
+    "bucc/bucc2018": "BUCC's pools of sentences are not on the hub (google/xtreme bucc18.* holds the gold pairs only, "
+    "a much easier task: that is `bucc_gold`, not comparable). Take the files of comparable.limsi.fr/bucc2018: `python "
+    "tools/mirror.py bucc2018 --source DIR --data_root DATA`, then `--data_root DATA`",
+}
+"""Repositories of this program's own naming that no hub has, and how their rows are had."""
 
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -44,32 +57,55 @@ class Provider(Protocol):
         (SHA-256) where the rows lie in a local folder."""
 
 
-def load_checked(provider: Provider, form: str, split: Split, limit: int | None = None) -> Dataset:
-    """The rows of `split` from any provider, checked by `check_rows`: what everything above tasks/ should call."""
-    return check_rows(form, provider.load(split, limit), f"{split} ({provider.name})", split.labelled)
+def load_checked(provider: Provider, form: str, split: Split, limit: int | None = None, labels: tuple[str, ...] = ()) \
+        -> Dataset:
+    """The rows of `split` from any provider in the columns of `form`, checked by `check_rows` (with `labels`): what
+    everything above tasks/ should call. Raises DataError."""
+    where = f"{split} ({'files' if split.files else provider.name})"
+    rows = read_files(split, limit) if split.files else provider.load(split, limit)
+    if split.columns is not None:
+        rows = split.columns(rows, where)
+    return check_rows(form, rows, where, split.labelled, labels)
 
 
-def narrow(dataset: Dataset, split: Split, limit: int | None, where: str) -> Dataset:
-    """The rows that `split.rows` keeps, then the first `limit`; every provider ends its `load` with this.
+def scored_languages(provider: Provider, task: Task) -> tuple[str, ...]:
+    """Codes of the languages in which `task` can be scored: the provider's, or those whose own files are there."""
+    if not _has_files(task):
+        return provider.languages(task)
+    files = {code: task.test(LANGUAGES[code]).files for code in task.languages}
+    return tuple(code for code, names in files.items() if all(Path(name).is_file() for name in names))
 
-    Raises DataError when the filter's columns are missing or of another type, or when no row is left.
-    """
-    if split.rows is not None:
-        try:
-            dataset = split.rows.apply(dataset)
-        except (KeyError, ValueError, AttributeError, TypeError) as error:
-            names = ", ".join(dataset.column_names)
-            raise DataError(
-                f"{where}: cannot choose rows {split.rows.name!r} from columns {names}: {error}."
-            ) from error
-    if len(dataset) == 0:
-        raise DataError(f"{where} has no rows{f' left by {split.rows.name!r}' if split.rows else ''}.")
-    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+def scored_split(provider: Provider, task: Task, code: str) -> Split:
+    """The scored split of a language; raises UsageError for a code that the provider does not know."""
+    return task.test(LANGUAGES[code] if _has_files(task) else provider.language(code))
+
+
+def dev_split(provider: Provider, task: Task, code: str) -> Split | None:
+    """The split of a language that mining takes its threshold from; None for other tasks."""
+    if task.dev is None:
+        return None
+    return task.dev(LANGUAGES[code] if _has_files(task) else provider.language(code))
+
+
+def _has_files(task: Task) -> bool:
+    return task.test is not None and bool(task.test(LANGUAGES[task.languages[0]]).files)
+
+
+def split_identity(provider: Provider, split: Split) -> dict[str, Any]:
+    """What goes into a stage key of a split: the provider's answer, or the digest of the split's own files."""
+    if not split.files:
+        return provider.identify(split)
+    missing = [name for name in split.files if not Path(name).is_file()]
+    if missing:
+        raise DataError(f"there is no file {', '.join(missing)}.")
+    return identity(split, "files", digest=[sha256_file(Path(name)) for name in split.files])
 
 
 def identity(split: Split, revision: str, **more: Any) -> dict[str, Any]:
     """The dict that `identify` gives: what was asked for, and the revision that answered."""
     rows = split.rows.name if split.rows else None
+    more |= {"first": split.first} if split.first is not None else {}
     return {"repo": split.repo, "config": split.config, "split": split.split, "revision": revision, "rows": rows} | more
 
 
@@ -101,6 +137,8 @@ class Hub:
 
         commit = self.resolve(split)
         where = f"{split} at {commit[:12]}"
+        if split.first is not None:
+            return narrow(self._beginning(split, commit, where), split, limit, where)
         try:
             dataset = _cached_rows(split, commit)
             if dataset is None and not self._reachable:
@@ -111,10 +149,20 @@ class Hub:
         except StiltsError:
             raise
         except Exception as error:  # datasets raises its own, the HTTP library's, pyarrow's and builtin errors here
-            raise DataError(f"cannot load {where}: {_first_line(error)}. {_INSTEAD}") from error
+            raise DataError(f"cannot load {where}: {first_line(error)}. {_INSTEAD}") from error
         if dataset is None:
             raise DataError(f"cannot load {where}: only another version of it is in the cache. {_INSTEAD}")
         return narrow(dataset, split, limit, where)
+
+    def _beginning(self, split: Split, commit: str, where: str) -> Dataset:
+        """The first `split.first` rows, streamed: the repository is too large to download whole."""
+        from datasets import Dataset, load_dataset
+
+        try:
+            stream = load_dataset(split.repo, split.config, split=split.split, revision=commit, streaming=True)
+            return Dataset.from_list(list(stream.take(split.first)))
+        except Exception as error:      # as in `load`
+            raise DataError(f"cannot load {where}: {first_line(error)}. {_INSTEAD}") from error
 
     def identify(self, split: Split) -> dict[str, Any]:
         """See Provider; `revision` is the full commit."""
@@ -122,6 +170,8 @@ class Hub:
 
     def resolve(self, split: Split) -> str:
         """The full commit (40 hexadecimal digits) of the split's repository and revision; raises DataError."""
+        if split.repo in OFF_HUB:
+            raise DataError(f"{split} cannot be loaded: {OFF_HUB[split.repo]}.")
         if _FULL_COMMIT.fullmatch(split.revision):
             return split.revision
         asked = f"{split.repo}@{split.revision}"
@@ -136,7 +186,7 @@ class Hub:
         try:
             return HfApi().dataset_info(repo, revision=revision, timeout=HUB_TIMEOUT).sha
         except Exception as error:  # which HTTP library's errors these are depends on huggingface_hub's version
-            reason = _first_line(error)
+            reason = first_line(error)
             answer = getattr(getattr(error, "response", None), "status_code", 0)
             if isinstance(error, HfHubHTTPError) and 400 <= answer < 500 and answer != 429:
                 raise DataError(f"the hub refuses {repo} at {revision!r}: {reason}. {_INSTEAD}") from error
@@ -149,11 +199,6 @@ class Hub:
 
 
 _INSTEAD = "A local copy can be used instead: --data_root DIR (tools/mirror.py builds one from original release files)."
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 def _cached_copies(repo: str, config: str, commit: str) -> list[Path]:
@@ -227,18 +272,16 @@ class LocalMirror:
                     raise ValueError(f"a column stands twice among {', '.join(table.column_names)}")
                 tables.append(table)
             except (pa.ArrowException, OSError, ValueError) as error:
-                raise DataError(f"{path} is no readable parquet file: {_first_line(error)}.") from error
+                raise DataError(f"{path} is no readable parquet file: {first_line(error)}.") from error
         where = f"{split} in {self.root / split.repo}"
         try:
             table = pa.concat_tables(tables)
         except pa.ArrowException as error:
-            raise DataError(f"the files of {where} have different columns: {_first_line(error)}.") from error
+            raise DataError(f"the files of {where} have different columns: {first_line(error)}.") from error
         return narrow(table_to_dataset(table), split, limit, where)
 
     def identify(self, split: Split) -> dict[str, Any]:
         """See Provider; `revision` is 'local', `digest` covers names and bytes of the files of this split."""
-        from peft_stilts.digest import sha256_folder
-
         digest = sha256_folder(self.root / split.repo, self.files(split))
         return identity(split, "local", digest=digest)
 
@@ -246,7 +289,9 @@ class LocalMirror:
         """The parquet files of a split as its README names them, sorted within a pattern; raises DataError."""
         folder = self.root / split.repo
         if not folder.is_dir():
-            raise DataError(f"there is no {folder} to take {split} from: tools/mirror.py builds such a folder.")
+            how = OFF_HUB.get(split.repo, "tools/mirror.py builds such a folder from original release files, and "
+                              "`python -m peft_stilts download` from the hub")
+            raise DataError(f"there is no {folder} to take {split} from: {how}.")
         configs = read_configs(folder)
         config = split.config or "default"
         if config not in configs:
@@ -264,12 +309,12 @@ def read_front(readme: Path) -> tuple[dict[str, Any], str]:
     try:
         text = readme.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {readme}: {_first_line(error)}.") from error
+        raise DataError(f"cannot read {readme}: {first_line(error)}.") from error
     parts = re.match(r"---\r?\n(.*?\r?\n)---[ \t]*(?:\r?\n|$)(.*)", text, re.DOTALL)
     try:
         front = yaml.safe_load(parts[1]) if parts else {}
     except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # PyYAML lets some through
-        raise DataError(f"{readme}: its YAML header cannot be read: {_first_line(error)}.") from error
+        raise DataError(f"{readme}: its YAML header cannot be read: {first_line(error)}.") from error
     if not isinstance(front, dict):
         raise DataError(f"{readme}: its YAML header is no mapping.")
     return front, parts[2] if parts else text

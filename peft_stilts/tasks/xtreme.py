@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from peft_stilts.languages import Language
 from peft_stilts.tasks.base import TASKS, RowFilter, Split, Task
-from peft_stilts.tasks.metrics import qa, retrieval
+from peft_stilts.tasks.columns import GoldPairs, Pair, Tagged
+from peft_stilts.tasks.intermediate import NLI
+from peft_stilts.tasks.metrics import classification, mining, qa, retrieval, tagging
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,14 +43,127 @@ def _english(dataset: Dataset, held_out: bool) -> Sequence[int]:
     return [row for row in rows if (row in kept) == held_out]
 
 
+def _in_language(language: Language) -> RowFilter:
+    """XNLI holds all languages in one configuration, told apart by a column."""
+    code = language.code
+    return RowFilter(f"language-{code}", lambda dataset: [n for n, c in enumerate(dataset["language"]) if c == code])
+
+
+UPOS = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
+"""The universal parts of speech in the order of google/xtreme's numbers (protocol: its dataset_info)."""
+NER = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+"""PAN-X's tags in the order of google/xtreme's numbers."""
+
+_ALL = tuple("af ar bg bn de el en es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr ms my nl pt ru sw ta te th tl "
+             "tr ur vi yo zh".split())
+_XNLI = tuple("ar bg de el en es fr hi ru sw th tr ur vi zh".split())
+_UDPOS = tuple("af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo "
+               "zh".split())
+
+TASKS.add(
+    "xnli",
+    Task(
+        name="xnli",
+        form="classification",
+        languages=_XNLI,
+        train=(),
+        select=(),
+        test=lambda language: Split(_XTREME, "XNLI", "test", rows=_in_language(language),
+                                    columns=Pair("sentence1", "sentence2", "gold_label", NLI)),
+        trained_on="mnli",
+        score=classification.accuracy,
+        primary="accuracy",
+        metrics=classification.METRICS,
+        licence="CC BY-NC 4.0",
+        citation="Conneau et al. 2018, XNLI: Evaluating Cross-lingual Sentence Representations",
+        rows=dict.fromkeys(_XNLI, 5_010),
+        labels=NLI,
+    ),
+)
+
+
+def _pawsx(code: str, split: str) -> Split:
+    return Split(_XTREME, f"PAWS-X.{code}", split, columns=Pair("sentence1", "sentence2", "label", ("0", "1")))
+
+
+TASKS.add(
+    "pawsx",
+    Task(
+        name="pawsx",
+        form="classification",
+        languages=("de", "en", "es", "fr", "ja", "ko", "zh"),
+        train=_pawsx("en", "train"),
+        select=_pawsx("en", "validation"),
+        test=lambda language: _pawsx(language.code, "test"),
+        trained_on="pawsx",
+        score=classification.accuracy,
+        primary="accuracy",
+        metrics=classification.METRICS,
+        licence="free for any purpose, with attribution to Google (data set's LICENSE)",
+        citation="Yang et al. 2019, PAWS-X: A Cross-lingual Adversarial Dataset for Paraphrase Identification",
+        rows={"train": 49_401, "select": 2_000} | dict.fromkeys(("de", "en", "es", "fr", "ja", "ko", "zh"), 2_000),
+        labels=("0", "1"),
+    ),
+)
+
+
+def _udpos(name: str, split: str) -> Split:
+    return Split(_XTREME, f"udpos.{name}", split, columns=Tagged("tokens", "pos_tags", UPOS))
+
+
+TASKS.add(
+    "udpos",
+    Task(
+        name="udpos",
+        form="tagging",
+        languages=_UDPOS,
+        train=_udpos("English", "train"),
+        select=_udpos("English", "validation"),
+        test=lambda language: _udpos(language.name, "test"),
+        trained_on="udpos",
+        score=tagging.pos,
+        primary="f1",
+        metrics=tagging.POS_METRICS,
+        licence="each treebank its own (CC BY, BY-SA, BY-NC-SA and others)",
+        citation="Nivre et al. 2020, Universal Dependencies v2 (v2.5, as in XTREME)",
+        rows={"train": 21_253, "select": 3_974} | dict.fromkeys(_UDPOS, 1_500) | {"en": 5_440, "kk": 1_047},
+        labels=UPOS,
+    ),
+)
+
+
+def _panx(code: str, split: str) -> Split:
+    return Split(_XTREME, f"PAN-X.{code}", split, columns=Tagged("tokens", "ner_tags", NER))
+
+
+TASKS.add(
+    "panx",
+    Task(
+        name="panx",
+        form="tagging",
+        languages=_ALL,
+        train=_panx("en", "train"),
+        select=_panx("en", "validation"),
+        test=lambda language: _panx(language.code, "test"),
+        trained_on="panx",
+        score=tagging.ner,
+        primary="f1",
+        metrics=tagging.NER_METRICS,
+        licence="ODC-BY (WikiAnn)",
+        citation="Pan et al. 2017, Cross-lingual Name Tagging and Linking for 282 Languages (splits: Rahimi 2019)",
+        rows={"train": 20_000, "select": 10_000} | dict.fromkeys(_ALL, 10_000),
+        labels=NER,
+    ),
+)
+
 TASKS.add(
     "xquad",
     Task(
         name="xquad",
         form="span",
         languages=("en", "es", "de", "el", "ru", "tr", "ar", "vi", "th", "zh", "hi"),
-        train=None,
-        select=None,
+        train=(),
+        select=(),
         test=lambda language: Split(_XTREME, f"XQuAD.{language.code}", "validation"),
         trained_on="squad",
         score=qa.squad,
@@ -66,8 +181,8 @@ TASKS.add(
         name="mlqa",
         form="span",
         languages=("en", "es", "de", "ar", "hi", "vi", "zh"),
-        train=None,
-        select=None,
+        train=(),
+        select=(),
         test=lambda language: Split(_XTREME, f"MLQA.{language.code}.{language.code}", "test"),
         trained_on="squad",
         score=qa.mlqa,
@@ -109,8 +224,8 @@ TASKS.add(
         name="tatoeba",
         form="retrieval",
         languages=tuple(_TATOEBA.split()),
-        train=None,
-        select=None,
+        train=(),
+        select=(),
         test=lambda language: Split(_XTREME, f"tatoeba.{language.iso639_3}", "validation"),
         trained_on=None,
         score=retrieval.accuracy,
@@ -123,5 +238,34 @@ TASKS.add(
     ),
 )
 
-TARGETS: tuple[str, ...] = ("xquad", "mlqa", "tydiqa", "tatoeba")
-"""Names of the target tasks."""
+_BUCC = ("de", "fr", "ru", "zh")
+
+
+def _mining(name: str, repo: str, config: str, splits: tuple[str, str], columns, rows: dict[str, int]) -> Task:
+    return Task(
+        name=name,
+        form="mining",
+        languages=_BUCC,
+        train=(),
+        select=(),
+        test=lambda language: Split(repo, config.format(language.code), splits[1], columns=columns),
+        dev=lambda language: Split(repo, config.format(language.code), splits[0], columns=columns),
+        trained_on=None,
+        score=mining.f1,
+        primary="f1",
+        metrics=mining.METRICS,
+        licence="free for research (BUCC 2018)",
+        citation="Zweigenbaum et al. 2018, Overview of the Third BUCC Shared Task: Spotting Parallel Sentences",
+        rows=rows,
+    )
+
+
+TASKS.add("bucc2018", _mining("bucc2018", "bucc/bucc2018", "{}", ("dev", "test"), None,
+                              {"de": 813_000, "fr": 642_000, "ru": 1_019_000, "zh": 183_000}))
+TASKS.add("bucc_gold", _mining("bucc_gold", _XTREME, "bucc18.{}", ("validation", "test"), GoldPairs(),
+                               {"de": 19_160, "fr": 18_172, "ru": 28_870, "zh": 3_798}))
+
+TARGETS: tuple[str, ...] = ("xnli", "pawsx", "udpos", "panx", "xquad", "mlqa", "tydiqa", "bucc2018", "tatoeba")
+"""XTREME's nine target tasks, in the order of its paper."""
+NOT_COMPARABLE: tuple[str, ...] = ("bucc_gold",)
+"""Targets that are scored by XTREME's rule on other rows: never shown as XTREME's."""

@@ -31,7 +31,8 @@ class State:
 
     (Random numbers and the order of the data are drawn anew from the seed and the step's number.)
     `token_budget`: tokens a pack, as memory allowed. `looked`: step of the last look at the development data;
-    `waited`: looks since the best. `skipped`: consecutive steps skipped by the fp16 scaler. `losses`: one a step.
+    `waited`: looks since the best. `skipped`: consecutive steps skipped by the fp16 scaler. `losses`: one a step,
+    None where it was not finite.
     """
 
     token_budget: int
@@ -45,7 +46,7 @@ class State:
     best_step: int | None = None
     best_sha256: str | None = None
     skipped: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: list[float | None] = field(default_factory=list)
 
 
 class Checkpoints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,13 +13,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from peft_stilts.data.pack import Packable, make_pack, plan_packs
+from peft_stilts.data.sample import PROPORTIONAL, Mixing, Schedule
 from peft_stilts.digest import derived_seed
 from peft_stilts.errors import TrainingError
 from peft_stilts.machine import peak_memory, reset_peak_memory
 from peft_stilts.model.learner import Learner
 from peft_stilts.spec import TrainingSettings
 from peft_stilts.train.checkpoint import Checkpoints, State
-from peft_stilts.train.optim import Order, free_memory, is_out_of_memory, make_optimizer, rate
+from peft_stilts.train.optim import free_memory, is_out_of_memory, make_optimizer, rate
 
 MOST_SKIPS = 30
 """fp16 steps in a row that the gradient scaler may skip; from its first scale, 2^16, 16 halvings reach 1."""
@@ -31,7 +32,7 @@ SHORTEST_JUDGED = 50
 class TrainingRecord:
     """What a training was and cost. `features` and `tokens` as trained on, repeats counted; `seconds` over all
     resumes; `token_budget` tokens a pack as memory allowed in the end; `best_score`, `best_step` None without
-    selection; `first_loss`, `last_loss` means over the first and last tenth of the steps."""
+    selection; `first_loss`, `last_loss` means over the first and last tenth of the steps of the most frequent task."""
 
     steps: int
     features: int
@@ -48,11 +49,12 @@ class TrainingRecord:
 
 def train(
     learner: Learner,
-    features: Packable,
+    features: Mapping[str, Packable],
     settings: TrainingSettings,
     *,
     seed: int,
     folder: Path,
+    mixing: Mixing = PROPORTIONAL,
     select: Callable[[], float] | None = None,
     precision: str = "fp32",
     progress: Callable[[int, int, int, float], None] = lambda step, total, tokens, loss: None,
@@ -60,19 +62,22 @@ def train(
 ) -> TrainingRecord:
     """Train `learner` in place, and leave it with the weights to keep, in evaluation mode.
 
-    `features` hold the labels of the learner's head. With `settings.keep` 'best', `select()` (higher is better; it
-    sees the learner in evaluation mode) chooses the weights and stops the training. `folder` holds the checkpoints: a
-    training that was ended there goes on, bit for bit. `precision`: fp32, bf16 or fp16, with float32 weights always.
+    `features`: of each task of the learner, with the labels of its head; `mixing` says how they share the steps. With
+    `settings.keep` 'best', `select()` (higher is better; it sees the learner in evaluation mode) chooses the weights
+    and stops the training. `folder` holds the checkpoints: a training that was ended there goes on, bit for bit.
+    `precision`: fp32, bf16 or fp16, with float32 weights always.
     `progress` is told (steps done, steps in all, tokens so far, loss) after each step; `say` gets what else happens.
     Raises TrainingError as its docstring says, and KeyboardInterrupt after a checkpoint.
     """
     reset_peak_memory()
     accelerator = _accelerator(precision)
-    group, lengths = learner.head.group, [len(ids) for ids in features.input_ids]
-    order = Order(len(lengths) // group, settings.features_per_step, settings.epochs, seed)
+    lengths = {task: [len(ids) for ids in part.input_ids] for task, part in features.items()}
+    group = {task: head.group for task, head in learner.heads.items()}
+    counts = {task: len(sizes) // group[task] for task, sizes in lengths.items()}
+    order = Schedule(counts, settings.features_per_step, settings.epochs, seed, mixing)
     optimizer = make_optimizer(learner, settings)
     learner, optimizer = accelerator.prepare(learner, optimizer)
-    purpose = [dataclasses.asdict(settings), seed, precision, lengths]
+    purpose = [dataclasses.asdict(settings), dataclasses.asdict(mixing), seed, precision, lengths]
     checkpoints = Checkpoints(folder, purpose, learner, optimizer.optimizer, accelerator, say)
     state = checkpoints.restore(State(token_budget=settings.tokens_per_pack))
     parameters = list(learner.trainable().values())
@@ -94,11 +99,11 @@ def train(
             if checkpoints.due():
                 checkpoints.save(state)
             learner.train()
-            indices = order.indices(state.step)
-            loss = _gradients(accelerator, learner, features, lengths, indices, state, seed, say)
+            task, items = order.at(state.step)
+            loss = _gradients(accelerator, learner, task, features[task], lengths[task], items, state, seed, say)
             norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
             loss, norm = torch.stack([loss, norm.to(loss)]).tolist()  # the step's one wait for the device
-            factor = rate(state.step, order.total, settings.warmup_ratio)
+            factor = rate(state.step, order.total, settings)
             _judge(loss, norm, state, accelerator, f"step {state.step + 1} of {order.total}, learning rate "
                    f"{settings.lr * factor:.3g}; {checkpoints.last_good()}")  # fmt: skip
             whole = False
@@ -106,17 +111,19 @@ def train(
                 options["lr"] = options["peak"] * factor
             _update(optimizer)
             state.step += 1
-            state.features += len(indices) * group
-            state.tokens += sum(lengths[i * group + j] for i in indices for j in range(group))
-            state.losses += [loss] if math.isfinite(loss) else []
+            state.features += len(items) * group[task]
+            state.tokens += sum(lengths[task][i * group[task] + j] for i in items for j in range(group[task]))
+            state.losses.append(loss if math.isfinite(loss) else None)
             whole = True
             progress(state.step, order.total, state.tokens, loss)
     except KeyboardInterrupt:
         if whole:
             checkpoints.save(state)
         raise
-    first, last = _ends(state.losses)
-    if state.step >= SHORTEST_JUDGED and not last < first:
+    usual = max(counts, key=order.steps_of)
+    losses = [loss for step, loss in enumerate(state.losses) if loss is not None and order.task(step) == usual]
+    first, last = _ends(losses or [math.nan])
+    if len(losses) >= SHORTEST_JUDGED and not last < first:
         raise TrainingError(
             f"training collapsed: the loss was {first:.4g} over the first tenth of {state.step} steps and {last:.4g} "
             f"over the last ({checkpoints.last_good()}). Try a learning rate below {settings.lr:g}, or another seed."
@@ -143,6 +150,7 @@ def train(
 def _gradients(
     accelerator: Accelerator,
     learner: Learner,
+    task: str,
     features: Packable,
     lengths: list[int],
     items: list[int],
@@ -150,12 +158,14 @@ def _gradients(
     seed: int,
     say: Callable[[str], None],
 ) -> torch.Tensor:
-    """Gradients of the mean loss over `items`, in packs of `state.token_budget` tokens; returns that loss, detached.
+    """Gradients of the mean loss over the `items` of `task`, in packs of `state.token_budget` tokens; returns that
+    loss, detached.
 
     When memory runs out the budget is halved, in `state`, and the step begun again with the same random numbers.
     TrainingError when a pack of one item does not fit.
     """
-    group = learner.head.group
+    head = learner.heads[task]
+    group = head.group
     sizes = {i: sum(lengths[i * group : (i + 1) * group]) for i in items}
     while True:
         plan = plan_packs(sizes, items, state.token_budget)
@@ -163,13 +173,13 @@ def _gradients(
             make_pack(features, [i * group + j for i in part for j in range(group)], learner.stack.padding_idx)
             for part in plan
         ]
-        counted = max(1, sum(learner.head.count(pack) for pack in packs))
+        counted = max(1, sum(head.count(pack) for pack in packs))
         learner.zero_grad(set_to_none=True)
         torch.manual_seed(derived_seed("dropout", seed, state.step))
         try:
             loss = torch.zeros((), device=accelerator.device)
             for pack in packs:
-                part = learner(pack.to(accelerator.device)) / counted
+                part = learner(pack.to(accelerator.device), task) / counted
                 accelerator.backward(part)
                 loss = loss + part.detach()
             return loss

@@ -1,4 +1,4 @@
-"""AdamW, its learning rate, the order of the features, and what counts as running out of memory."""
+"""AdamW, its learning rate, and what counts as running out of memory."""
 
 from __future__ import annotations
 
@@ -8,43 +8,22 @@ import math
 import torch
 from torch import nn
 
-from peft_stilts.digest import derived_seed
 from peft_stilts.model.learner import Learner
 from peft_stilts.spec import TrainingSettings
 
 
-class Order:
-    """Which features each optimizer step sees: a permutation an epoch, drawn from (seed, epoch) alone.
-
-    `count` features, `per_step` of them a step (an epoch's last step takes what is left), `epochs` may be a fraction.
-    """
-
-    def __init__(self, count: int, per_step: int, epochs: float, seed: int):
-        self.count, self.per_step, self.seed = count, per_step, seed
-        self.steps_per_epoch = math.ceil(count / per_step)
-        self.total = max(1, round(epochs * self.steps_per_epoch))
-        self._drawn: tuple[int, list[int]] = (-1, [])
-
-    def indices(self, step: int) -> list[int]:
-        """The features of step `step` (from 0)."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if self._drawn[0] != epoch:
-            generator = torch.Generator().manual_seed(derived_seed("order", self.seed, epoch))
-            self._drawn = (epoch, torch.randperm(self.count, generator=generator).tolist())
-        return self._drawn[1][place * self.per_step : (place + 1) * self.per_step]
-
-
-def rate(step: int, total: int, warmup_ratio: float) -> float:
+def rate(step: int, total: int, settings: TrainingSettings) -> float:
     """Share of the peak learning rate at step `step` (from 0): linear from 0 up, then linear down to 0 at `total`.
 
-    As transformers' get_linear_schedule_with_warmup, with its Trainer's ceil(total * warmup_ratio) warm-up steps.
+    As transformers' get_linear_schedule_with_warmup, with `warmup_steps`, or as its Trainer has it
+    ceil(total * warmup_ratio) steps.
     """
-    warmup = math.ceil(total * warmup_ratio)
+    warmup = settings.warmup_steps or math.ceil(total * settings.warmup_ratio)
     return step / warmup if step < warmup else (total - step) / max(1, total - warmup)
 
 
 def make_optimizer(learner: Learner, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: no decay on biases and LayerNorm, the head at `head_lr` where one is given.
+    """AdamW over the trainable parameters: no decay on biases and LayerNorm, heads at `head_lr` where one is given.
 
     Each group keeps its peak learning rate as `peak`.
     """
@@ -52,7 +31,7 @@ def make_optimizer(learner: Learner, settings: TrainingSettings) -> torch.optim.
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in learner.trainable().items():
         plain = name.endswith("bias") or id(parameter) in normed
-        groups.setdefault((name.startswith("head."), plain), []).append(parameter)
+        groups.setdefault((name.startswith("heads."), plain), []).append(parameter)
     options = []
     for (head, plain), parameters in groups.items():
         peak = settings.head_lr if head and settings.head_lr is not None else settings.lr

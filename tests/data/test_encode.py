@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_stilts.data.encode import decode_spans, encode_sentences, encode_span, plan_windows
+from peft_stilts.data import encode
+from peft_stilts.data.encode import encode_sentences, encode_span, null_scores, plan_windows
 from peft_stilts.errors import UsageError
 
 CONTEXT = (
@@ -22,6 +23,11 @@ def rows_of(*triples):
         "question": [question for _, question, _ in triples],
         "answers": [{"text": [text], "answer_start": [context.index(text)]} for context, _, text in triples],
     }
+
+
+def decode_spans(*arguments):
+    """The answers without their scores."""
+    return {key: text for key, (text, _) in encode.decode_spans(*arguments).items()}
 
 
 def one_hot(features, name):
@@ -194,6 +200,20 @@ def naive_decode(features, starts, ends, rows, longest, n_best=20):
                 if first <= last < first + longest and score > best[key][0]:
                     best[key] = (score, context[span[first, 0] : span[last, 1]].strip())
     return {key: answer for key, (_, answer) in best.items()}
+
+
+def test_scores_of_answers_and_of_none_are_over_all_windows(tokenizer):
+    rows = rows_of((CONTEXT, "who met", "Paris"), (CONTEXT, "when", "1931"))
+    features = encode_span(rows, tokenizer, 24, 8, 64, labelled=True)
+    assert len(features) > 4
+    random = np.random.default_rng(0)
+    starts, ends = ([random.normal(size=length) for length in features.lengths] for _ in range(2))
+    none = null_scores(features, starts, ends, rows)
+    for row, key in enumerate(rows["id"]):
+        windows = [n for n in range(len(features)) if features.example[n] == row]
+        assert none[key] == min(starts[n][0] + ends[n][0] for n in windows)
+    for key, (text, score) in encode.decode_spans(features, starts, ends, rows, 5, 20).items():
+        assert text and np.isfinite(score) and score > 0, key
 
 
 def test_every_context_token_starts_in_exactly_one_window(tokenizer):

@@ -9,6 +9,7 @@ import torch
 from peft_stilts.digest import sha256_file
 from peft_stilts.errors import UsageError
 from peft_stilts.grid.base import find_base, load_tokenizer, miniature_folder, resolve_scale
+from peft_stilts.spec import Request
 
 
 def test_a_folder_is_known_by_its_weights_and_not_by_its_place(encoder, tmp_path):
@@ -64,29 +65,31 @@ def test_a_hub_model_without_network_or_cache_is_told_at_once():
         find_base("someone/some-encoder")
 
 
-@pytest.mark.parametrize("layers, asked, layer", [(4, None, 3), (12, None, 8), (24, None, 14), (2, 0, 0), (2, 2, 2),
-                                                  (24, 24, 24)])
-def test_the_layer_for_retrieval_follows_the_depth_or_the_flag(encoder, layers, asked, layer):
+@pytest.mark.parametrize("depth, asked, usual, layers", [
+    (4, None, None, (3,)), (12, None, None, (8,)), (24, None, None, (14,)), (24, None, -5, (20,)), (12, None, -5, (8,)),
+    (2, (0,), None, (0,)), (2, (2,), 1, (2,)), (24, (24, -1, 3), None, (24, 3)),
+    (2, Request.ALL_LAYERS, 1, (0, 1, 2))])
+def test_the_layer_for_retrieval_follows_the_flag_the_recipe_or_the_depth(encoder, depth, asked, usual, layers):
     base = find_base(str(encoder))
-    base.config.num_hidden_layers = layers
-    assert base.retrieval_layer(asked) == layer
+    base.config.num_hidden_layers = depth
+    assert base.retrieval_layers(asked, usual) == layers
 
 
-@pytest.mark.parametrize("layers, asked, told", [(2, None, "has 2 layers, .* say --layer 0 to 2"),
-                                                 (1, None, "has 1 layers, .* say --layer 0 to 1"),
-                                                 (2, 3, "--layer is 3; .* has the layers 0 .embeddings. to 2")])
+@pytest.mark.parametrize("layers, asked, told", [
+    (2, None, "has 2 layers, .* say --layers 0 to 2, or all"), (1, None, "has 1 layers, .* say --layers 0 to 1"),
+    (2, (1, 3), "the layer for retrieval is 3; .* has the layers 0 .embeddings. to 2"), (2, (-4,), "retrieval is -4")])
 def test_an_unknown_depth_or_layer_is_refused(encoder, layers, asked, told):
     base = find_base(str(encoder))
     base.config.num_hidden_layers = layers
     with pytest.raises(UsageError, match=told):
-        base.retrieval_layer(asked)
+        base.retrieval_layers(asked, None)
 
 
 def test_the_miniature_encoder_has_its_own_name():
     if not (miniature_folder() / "model.safetensors").is_file():
         pytest.skip("the miniature encoder is not built yet")
     base = find_base("mini")
-    assert base.miniature and base.id == "peft_stilts/miniature" and base.retrieval_layer(None) == 3
+    assert base.miniature and base.id == "peft_stilts/miniature" and base.retrieval_layers(None, None) == (3,)
     assert find_base(base.id) == base
 
 

@@ -32,10 +32,11 @@ def evaluate(data_root, tmp_path, monkeypatch):
     """Scores a source as `evaluate` does and returns the folder of the results; training anything is a failure."""
     monkeypatch.setattr(running, "train", lambda *args, **options: pytest.fail("something was trained"))
 
-    def make(source, targets, root=data_root, layer="1", languages="en,de,fi", **flags):
+    def make(source, targets, root=data_root, layers="1", languages="en,de,fi", **flags):
         with Problems() as found:
             request = parse_request("none", {
-                "targets": targets, "data_root": str(root), "layer": layer, "languages": languages, "precision": "fp32",
+                "targets": targets, "data_root": str(root), "layers": layers, "languages": languages,
+                "precision": "fp32",
                 **flags}, found)
         evaluate_source(source, request, tmp_path / "out")
         return tmp_path / "out"
@@ -46,7 +47,7 @@ def evaluate(data_root, tmp_path, monkeypatch):
 def stage_folder(made, task, method="full", parents=1):
     """The folder of the trained stage that has `parents` stages in its chain and ends with `task`."""
     keys = [key for key, stage in made.plan.stages.items() if stage.kind == "train" and stage.method == method
-            and stage.task.name == task and len(stage.path) == parents]
+            and stage.name == task and len(stage.path) == parents]
     return Store(made.runs).folder(keys[-1])
 
 
@@ -64,7 +65,7 @@ def test_a_finished_run_gives_again_the_scores_that_it_has(kept, evaluate):
 
 
 def test_a_models_precision_and_limit_are_those_of_its_training(kept, evaluate):
-    out = evaluate(stage_folder(kept, "tydiqa"), "tydiqa", layer=None, precision="bf16", limit_train="3")
+    out = evaluate(stage_folder(kept, "tydiqa"), "tydiqa", layers=None, precision="bf16", limit_train="3")
     config = json.loads(results.read(out)["method_config"][0])
     assert (config["precision"], config["limit_train"]) == ("fp32", 16)
 
@@ -98,13 +99,13 @@ def test_several_models_have_a_folder_each_with_a_prediction_for_every_item(kept
 
 def test_a_stage_folder_is_scored_with_its_head(kept, evaluate, monkeypatch):
     folder = stage_folder(kept, "tydiqa", "lora", parents=2)
-    out = evaluate(folder, "tydiqa", layer=None)
+    out = evaluate(folder, "tydiqa", layers=None)
     frame = results.read(out)
     assert set(frame["language"]) == {"en", "fi"} and frame["method"].eq("lora").all()
     assert frame["intermediate"].eq("squad").all() and frame["seed"].eq(1).all()
     assert sorted(path.name for path in (out / "predictions/tydiqa").iterdir()) == ["test-en.json", "test-fi.json"]
     monkeypatch.chdir(folder)
-    again = results.read(evaluate(type(folder)("."), "tydiqa", layer=None))
+    again = results.read(evaluate(type(folder)("."), "tydiqa", layers=None))
     assert again["score"].tolist() == frame["score"].tolist()
 
 
@@ -140,7 +141,7 @@ def argmax_of_cosine(queries, candidates):
 
 @pytest.mark.parametrize("layer", [0, 2])
 def test_an_encoder_folder_finds_translations_as_plain_transformers_does(encoder, evaluate, data_root, layer):
-    out = evaluate(encoder, "tatoeba", layer=str(layer))
+    out = evaluate(encoder, "tatoeba", layers=str(layer))
     frame = results.read(out).set_index("language")
     rows = pd.read_parquet(data_root / "google/xtreme/tatoeba.deu/validation-00000-of-00001.parquet")
     found = argmax_of_cosine(mean_states(encoder, rows["target_sentence"], layer),
@@ -205,9 +206,10 @@ def test_a_score_is_no_model_and_an_empty_folder_no_source(kept, evaluate, tmp_p
 
 def test_all_mistakes_are_told_before_anything_is_scored(encoder, evaluate, tmp_path):
     with pytest.raises(UsageError) as caught:
-        evaluate(encoder, "xqaud,tatoeba,xquad", layer="9", languages="de,xx")
+        evaluate(encoder, "xqaud,tatoeba,xquad", layers="9", languages="de,xx")
     told = "\n".join(caught.value.problems)
-    for part in ("unknown target task 'xqaud'", "--layer is 9", "unknown language 'xx'", "head for xquad"):
+    for part in ("unknown target task 'xqaud'", "the layer for retrieval is 9", "unknown language 'xx'",
+                 "head for xquad"):
         assert part in told
     assert not (tmp_path / "out").exists()
 
@@ -215,10 +217,10 @@ def test_all_mistakes_are_told_before_anything_is_scored(encoder, evaluate, tmp_
 def test_a_corrupted_stage_is_refused(kept, copied, evaluate):
     runs = copied(kept.runs)
     folder = runs / "stages" / stage_folder(kept, "tydiqa").name
-    path = folder / "head" / "head.safetensors"
+    path = folder / "heads" / "tydiqa" / "head.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(Exception, match="head.safetensors is corrupted: its SHA-256 is"):
-        evaluate(folder, "tydiqa", layer=None)
+        evaluate(folder, "tydiqa", layers=None)
 
 
 # The real test sets, with an independent computation of the scores.
@@ -247,7 +249,8 @@ def plain_f1(prediction, gold):
 
 def test_real_xquad_scores_are_those_of_an_independent_computation(kept, evaluate, real, shared):
     codes = ("en", "es", "de", "el", "ru", "tr", "ar", "vi", "th", "zh", "hi")
-    out = evaluate(stage_folder(kept, "squad", "full"), "xquad", root=real, layer=None, languages=None, limit_eval="15")
+    source = stage_folder(kept, "squad", "full")
+    out = evaluate(source, "xquad", root=real, layers=None, languages=None, limit_eval="15")
     frame = results.read(out)
     assert tuple(frame["language"].unique()) == codes and frame["examples"].eq(15).all()
     told = frame.set_index(["language", "metric"])["score"]
@@ -271,7 +274,7 @@ def test_real_xquad_scores_are_those_of_an_independent_computation(kept, evaluat
 
 
 def test_all_real_tatoeba_sets_agree_with_plain_transformers(encoder, evaluate, real, shared):
-    out = evaluate(encoder, "tatoeba", root=real, layer="2", languages=None, limit_eval="40")
+    out = evaluate(encoder, "tatoeba", root=real, layers="2", languages=None, limit_eval="40")
     frame = results.read(out).set_index("language")
     assert len(frame) == 36 and frame["examples"].eq(40).all() and frame["primary"].all()
     assert all(len(lines(out, code)) == 40 and set(lines(out, code)) <= set(range(40)) for code in frame.index)
@@ -286,5 +289,5 @@ def test_all_real_tatoeba_sets_agree_with_plain_transformers(encoder, evaluate, 
 
 def test_a_second_target_is_added_to_the_scores_of_the_first(kept, evaluate):
     folder = stage_folder(kept, "squad", "full")
-    evaluate(folder, "xquad", layer=None, limit_eval="4")
+    evaluate(folder, "xquad", layers=None, limit_eval="4")
     assert set(results.read(evaluate(folder, "tatoeba", limit_eval="4"))["target"]) == {"xquad", "tatoeba"}

@@ -12,7 +12,7 @@ import pytest
 
 from peft_stilts import recipe as recipes
 from peft_stilts.errors import DataError, Problems, UsageError
-from peft_stilts.grid import plan as module
+from peft_stilts.grid import builder as module
 from peft_stilts.grid.plan import make_plan
 from peft_stilts.miniature.provider import MiniatureWorld
 from peft_stilts.spec import Request
@@ -148,7 +148,7 @@ def test_what_is_scored_changes_no_training(ask, change):
 
 
 def test_a_layer_changes_retrieval_alone(ask):
-    one, other = (ask(layer=layer, targets=("xquad", "tatoeba")) for layer in (1, 2))
+    one, other = (ask(layers=(layer,), targets=("xquad", "tatoeba")) for layer in (1, 2))
     differ = {stage.task.name for key, stage in one.stages.items() if key not in other.stages}
     assert differ == {"tatoeba"}
 
@@ -234,9 +234,9 @@ def test_impossible_combinations_are_refused(workshop, encoder, tmp_path):
     def told(**changed):
         return "\n".join(problems(workshop.request(encoder, tmp_path, **changed), MiniatureWorld()))
 
-    assert "--layer chooses the layer that retrieval pools, and no retrieval" in told(targets=("xquad",), layer=1)
+    assert "--layers and --centre say how retrieval reads the encoder" in told(targets=("xquad",), layers=(1,))
     assert "mlqa is not scored in qb; its languages: en, qa" in told(languages=("qb",))
-    assert "say --layer 0 to 2" in told(layer=None)
+    assert "say --layers 0 to 2" in told(layers=None)
     assert "two recipes have the same name" in told(recipes=("squad", "squad"))
 
 
@@ -250,7 +250,7 @@ def test_a_mistyped_stage_or_intermediate_task_of_a_recipe_is_refused(workshop, 
 
 
 def test_no_retrieval_needs_no_layer(ask):
-    assert {stage.layer for stage in ask(targets=("xquad",), layer=None).stages.values() if stage.kind == "evaluate"} \
+    assert {stage.layer for stage in ask(targets=("xquad",), layers=None).stages.values() if stage.kind == "evaluate"} \
         == {None}
 
 
@@ -296,9 +296,14 @@ def test_data_errors_of_the_provider_are_told_as_one_more_mistake(workshop, enco
     assert len(told) == 5 and all(message.startswith("no rows of") for message in told)
 
 
-def test_a_split_without_labels_is_refused(workshop, encoder, tmp_path, monkeypatch):
-    blank = dataclasses.replace(TASKS["xquad"], test=lambda language: dataclasses.replace(
-        TASKS["mlqa"].test(language), labelled=False))
-    monkeypatch.setitem(TASKS._values, "xquad", blank)
-    with pytest.raises(UsageError, match="xquad cannot be scored: .*MLQA.en.en test.* has no labels"):
-        workshop.plan(workshop.request(encoder, tmp_path, targets=("xquad",)))
+def test_a_split_without_labels_is_no_training_data(workshop, encoder, tmp_path, monkeypatch):
+    columns = TASKS["mnli"].train[0].columns
+
+    def blank(dataset, where):
+        rows = columns(dataset, where)
+        return rows.remove_columns("label").add_column("label", [""] * len(rows))
+
+    train = dataclasses.replace(TASKS["mnli"].train[0], columns=blank)
+    monkeypatch.setitem(TASKS._values, "mnli", dataclasses.replace(TASKS["mnli"], train=(train,)))
+    with pytest.raises(UsageError, match="glue mnli train cannot be trained or selected on: it has no labels"):
+        workshop.plan(workshop.request(encoder, tmp_path, recipes=("mnli",), targets=("xnli",)))

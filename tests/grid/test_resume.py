@@ -48,7 +48,7 @@ def start():
 def wanted(encoder, data_root, recipe):
     """The command: the tiny recipe on the data folder by both methods, models kept, without its --runs."""
     return ["recipe", str(recipe), "--scale", str(encoder), "--data_root", str(data_root), "--method", "full,lora",
-            "--targets", "xquad,tatoeba", "--languages", "en,de", "--seeds", "1", "--layer", "1", "--keep",
+            "--targets", "xquad,tatoeba", "--languages", "en,de", "--seeds", "1", "--layers", "1", "--keep",
             "--precision", "fp32"]
 
 

@@ -261,7 +261,7 @@ def test_methods_differ_in_what_is_saved(kept):
     for key, stage in kept.plan.stages.items():
         if stage.kind == "train":
             part = "encoder" if stage.method == "full" else "adapter"
-            assert sorted(path.name for path in store.folder(key).iterdir()) == sorted([part, "head", "stage.json"])
+            assert sorted(path.name for path in store.folder(key).iterdir()) == sorted([part, "heads", "stage.json"])
 
 
 def test_a_frozen_adapter_is_the_file_its_stage_trained_and_the_targets_lies_above(kept):

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from peft_stilts.cli import results as show_results
 from peft_stilts.grid.run import run
 from peft_stilts.grid.show import begin, finish, show_plan, todo
 from peft_stilts.store import Store
+from peft_stilts.verbs import results as show_results
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def learner_for(form, config, num_labels, dtype=torch.float32):
     head = new_head(form, config, num_labels, seed=1)
     if form == "mlm":
         head.tie(encoder.model.get_input_embeddings())
-    return Learner(full(encoder), head).to(dtype).eval()
+    return Learner(full(encoder), {"toy": head}).to(dtype).eval()
 
 
 def padded_model(form, config, learner, dtype):
@@ -40,11 +40,10 @@ def padded_model(form, config, learner, dtype):
     model = getattr(transformers, kind)._from_config(config, attn_implementation="eager").to(dtype).eval()
     pairs = {f"stack.model.{n}": f"roberta.{n}" for n, _ in learner.stack.model.named_parameters()}
     for ours, theirs in heads.items():
-        pairs |= {
-            f"head.{ours}.{n}": f"{theirs}.{n}" for n, _ in learner.get_submodule(f"head.{ours}").named_parameters()
-        }
+        module = learner.get_submodule(f"heads.toy.{ours}")
+        pairs |= {f"heads.toy.{ours}.{n}": f"{theirs}.{n}" for n, _ in module.named_parameters()}
     if form == "choice":  # there the pooler does what the classification head's dense layer does
-        pairs |= {f"head.classifier.dense.{n}": f"roberta.pooler.dense.{n}" for n in ("weight", "bias")}
+        pairs |= {f"heads.toy.classifier.dense.{n}": f"roberta.pooler.dense.{n}" for n in ("weight", "bias")}
     for ours, theirs in pairs.items():
         model.get_parameter(theirs).data.copy_(learner.get_parameter(ours).data)
     return model, pairs
@@ -67,9 +66,9 @@ def test_packed_is_padded(form, config, features, dtype, close):
     model, pairs = padded_model(form, config, learner, dtype)
     pack = make_pack(features, range(12), padding_idx=1)
     ids, mask, labels = padded_batch(features, pack)
-    loss = learner(pack) / learner.head.count(pack)
+    loss = learner(pack, "toy") / learner.heads["toy"].count(pack)
     loss.backward()
-    logits = learner.logits(pack)
+    logits = learner.logits(pack, "toy")
 
     name = {"classification": "class", "tagging": "tags", "mlm": "words"}.get(form)
     if form == "span":
@@ -104,7 +103,7 @@ def test_span_loss_of_equal_lengths_is_hugging_face_s(config, features):
     pack = make_pack(features, range(12), 1)
     ids, mask, labels = padded_batch(features, pack)
     out = model(ids, attention_mask=mask, start_positions=labels["start"], end_positions=labels["end"])
-    torch.testing.assert_close(learner(pack) / 12, out.loss)
+    torch.testing.assert_close(learner(pack, "toy") / 12, out.loss)
 
 
 @pytest.mark.parametrize("form", CASES)
@@ -112,16 +111,16 @@ def test_losses_add_up_over_packs(form, config, features):
     learner = learner_for(form, config, CASES[form][2])
     whole = make_pack(features, range(12), 1)
     parts = [make_pack(features, part, 1) for part in (range(6), range(6, 9), range(9, 12))]
-    assert learner.head.count(whole) == sum(learner.head.count(part) for part in parts)
-    torch.testing.assert_close(learner(whole), sum(learner(part) for part in parts))
+    assert learner.heads["toy"].count(whole) == sum(learner.heads["toy"].count(part) for part in parts)
+    torch.testing.assert_close(learner(whole, "toy"), sum(learner(part, "toy") for part in parts))
 
 
 def test_masked_language_loss_needs_no_other_logits(config, features):
     learner = learner_for("mlm", config, 60)
     pack = make_pack(features, range(12), 1)
-    torch.testing.assert_close(learner(pack), learner.head.loss_sum(learner.logits(pack), pack))
+    torch.testing.assert_close(learner(pack, "toy"), learner.heads["toy"].loss_sum(learner.logits(pack, "toy"), pack))
     names = [name for name, _ in learner.named_parameters()]
-    assert len(names) == len(set(names)) and "head.lm_head.decoder.weight" not in names
+    assert len(names) == len(set(names)) and "heads.toy.lm_head.decoder.weight" not in names
 
 
 def test_hidden_layers(config, features):

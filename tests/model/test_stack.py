@@ -95,12 +95,12 @@ def test_no_adapter_begins_in_the_rows_of_the_one_below(base, tmp_path):
 
 def test_training_leaves_frozen_bytes(base, adapters, pack, config):
     stack = lora(load_encoder(base), adapters[:1], SETTINGS, "tydiqa")
-    learner = Learner(stack, new_head("span", config, 2, 1)).train()
+    learner = Learner(stack, {"toy": new_head("span", config, 2, 1)}).train()
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     optimizer = torch.optim.AdamW(learner.trainable().values(), lr=0.01)
     for _ in range(10):
         optimizer.zero_grad()
-        learner(pack).backward()
+        learner(pack, "toy").backward()
         optimizer.step()
     stack.check()
     changed = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}

@@ -113,3 +113,41 @@ def test_properties(items, language):
         swapped = score({key: golds[key][0] for key in golds}, {key: [predictions[key]] for key in golds}, language)
         straight = score(predictions, {key: answers[:1] for key, answers in golds.items()}, language)
         assert swapped == pytest.approx(straight)  # both metrics are symmetric in prediction and a single gold
+
+
+def test_squad_v2_by_hand():
+    golds = {"a": ["the cat"], "b": [], "c": ["dog"], "d": ["a"]}     # "a" is no answer: it normalises to nothing
+    predictions = {"a": ("cat", -3.0), "b": ("fox", -1.0), "c": ("big dog", 0.5), "d": ("x", 2.0)}
+    # at 0: a right, b wrong (answered), c "no answer" but has one, d "no answer", right
+    found = qa.squad_v2(predictions, golds)
+    assert (found["exact_match"], found["f1"]) == (50.0, 50.0)
+    # exact: all "no answer" 2 of 4; up to a 3; a, b 2; a, b, c 2; all 1.  F1: 2, 3, 2, 2 + 2/3, 1 + 2/3
+    assert (found["best_exact"], found["best_f1"], found["best"]) == (75.0, 75.0, 75.0)
+    # with b's odds above c's: exact 2, 3, 3, 2, 1; F1 2, 3, 3 + 2/3, ...: each measure has its own threshold
+    found = qa.squad_v2(predictions | {"b": ("fox", 1.0)}, golds)
+    assert found == {"exact_match": 75.0, "f1": 75.0, "best_exact": 75.0, "best_f1": pytest.approx(100 * 11 / 12),
+                     "best": pytest.approx((75 + 100 * 11 / 12) / 2)}
+    # equal odds are answered together
+    assert qa.squad_v2({"a": ("cat", 1.0), "b": ("fox", 1.0)}, {"a": ["cat"], "b": []})["best"] == 50.0
+    # an empty text is "no answer" whatever the odds; no prediction scores 0, also where there is no answer
+    assert qa.squad_v2({"b": ("", -9.0)}, {"b": [], "e": []})["best_exact"] == 50.0
+    assert qa.squad_v2({}, golds) == dict.fromkeys(qa.V2_METRICS, 0.0)
+    with pytest.raises(DataError):
+        qa.squad_v2({}, {})
+
+
+@given(st.lists(st.tuples(words, st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0]), st.lists(words, max_size=2)),
+                min_size=1, max_size=6))
+def test_no_threshold_does_better_than_the_best(items):
+    golds = {str(n): answers for n, (_, _, answers) in enumerate(items)}
+    found = qa.squad_v2({str(n): (text, odds) for n, (text, odds, _) in enumerate(items)}, golds)
+
+    def at(threshold):
+        shifted = {str(n): (text, odds - threshold) for n, (text, odds, _) in enumerate(items)}
+        return qa.squad_v2(shifted, golds)
+
+    reached = [at(threshold) for threshold in (-9.0, -2.0, -0.5, 0.0, 0.5, 3.0)]
+    assert found["best_exact"] == pytest.approx(max(scores["exact_match"] for scores in reached))
+    assert found["best_f1"] == pytest.approx(max(scores["f1"] for scores in reached))
+    assert found["best"] == pytest.approx((found["best_exact"] + found["best_f1"]) / 2)
+    assert found["exact_match"] <= found["f1"] + 1e-9

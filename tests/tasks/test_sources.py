@@ -87,7 +87,7 @@ def test_missing_things_are_named_with_the_nearest(folder, tmp_path):
     with pytest.raises(DataError, match="unknown split 'validatoin'. Did you mean 'validation'"):
         mirror.load(Split("google/xtreme", "XQuAD.de", "validatoin"))
     with pytest.raises(DataError, match="tools/mirror.py builds"):
-        mirror.load(TASKS["squad"].train)
+        mirror.load(TASKS["squad"].train[0])
     with pytest.raises(UsageError, match="Did you mean"):
         mirror.language("dee")
     folder.path.unlink()

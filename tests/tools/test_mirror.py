@@ -14,6 +14,7 @@ from peft_stilts.errors import DataError, UsageError
 from peft_stilts.languages import LANGUAGES
 from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.mirror import mirror
+from peft_stilts.tasks.releases import READERS
 from peft_stilts.tasks.sources import LocalMirror, load_checked, read_configs
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "mirror.py"
@@ -68,7 +69,7 @@ def test_each_task_is_added_to_the_same_folder(source, tmp_path):
     assert "license: other" in text and text.endswith("My notes.\n")
     local = LocalMirror(root)
     assert local.languages(TASKS["xquad"]) == ("es", "de") and local.languages(TASKS["tatoeba"]) == ("de", "fr")
-    rows = load_checked(local, "span", TASKS["squad"].train)
+    rows = load_checked(local, "span", TASKS["squad"].train[0])
     assert rows[0] == {
         "id": "train1",
         "title": "Rivers",
@@ -79,6 +80,20 @@ def test_each_task_is_added_to_the_same_folder(source, tmp_path):
     pair = local.load(TASKS["tatoeba"].test(LANGUAGES["de"]))[1]
     expected = ("zwei\u2028drei", "two", "deu", "eng")
     assert tuple(pair.values()) == expected
+
+
+def test_a_split_mirrored_later_joins_those_that_are_there(tmp_path):
+    root = tmp_path / "root"
+    for name, split in (("dev", "validation"), ("train", "train")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"ccg.{name}").write_text(f"a {name}\tN N\n")
+        mirror("ccg", folder, root, quiet)
+        assert split in read_configs(root / "ldc/ccgbank")["default"]
+    assert list(read_configs(root / "ldc/ccgbank")["default"]) == ["validation", "train"]
+    local = LocalMirror(root)
+    assert local.load(TASKS["ccg"].select[0])["tokens"][:] == [["a", "dev"]]
+    assert local.load(TASKS["ccg"].train[0])["tokens"][:] == [["a", "train"]]
 
 
 def test_running_again_changes_nothing(source, tmp_path):
@@ -195,6 +210,7 @@ def test_the_command_line(source, tmp_path):
         assert done.returncode == 2 and "unrecognized arguments" in done.stderr, done.stderr
     done = tool("--help")
     assert done.returncode == 0 and {"--source", "--data_root"} <= set(done.stdout.split())
+    assert {f"{task}:" for task in READERS} <= set(done.stdout.split())
     assert not (tmp_path / "none").exists()
     done = tool("xqad", "--source", str(source), "--data_root", str(tmp_path / "x"))
     assert done.returncode == 2 and "Did you mean 'xquad'" in done.stderr and "Traceback" not in done.stderr

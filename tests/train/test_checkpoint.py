@@ -31,7 +31,7 @@ def run(tiny, tmp_path):
                 raise error
 
         record = train(
-            learner, features, tiny.SETTINGS, seed=7, folder=tmp_path / name,
+            learner, {"toy": features}, tiny.SETTINGS, seed=7, folder=tmp_path / name,
             select=tiny.selector(learner, features), progress=progress, say=said.append, **settings,
         )  # fmt: skip
         return record, tiny.weights(learner), said

@@ -10,11 +10,13 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel
 
+from peft_stilts.data.sample import Mixing, Order, Schedule
 from peft_stilts.errors import TrainingError
 from peft_stilts.model.adapter_io import TARGETS
+from peft_stilts.model.heads import new_head
+from peft_stilts.model.learner import Learner
 from peft_stilts.train import loop
 from peft_stilts.train.loop import train
-from peft_stilts.train.optim import Order
 
 TWENTY = {"epochs": 4, "keep": "last", "warmup_ratio": 0.2}  # 22 features, 5 a step: 20 steps
 
@@ -41,7 +43,7 @@ def plain_loop(tiny, method, settings, seed):
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
         model.roberta = PeftModel(model.roberta, peft_config, "1-toy")
-    names = {n: n.replace("stack.model.", "roberta.").replace("head.", "") for n, _ in ours.named_parameters()}
+    names = {n: n.replace("stack.model.", "roberta.").replace("heads.toy.", "") for n, _ in ours.named_parameters()}
     for name, theirs in names.items():
         model.get_parameter(theirs).data.copy_(ours.get_parameter(name))
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -78,7 +80,8 @@ def test_twenty_steps_equal_a_plain_loop(tiny, method, tmp_path):
     learner, losses = tiny.make_learner(method), []
     start = tiny.weights(learner)
     record = train(
-        learner, tiny.make_features(), settings, seed=4, folder=tmp_path, progress=lambda *told: losses.append(told[3])
+        learner, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path,
+        progress=lambda *told: losses.append(told[3]),
     )
     assert record.steps == 20 and record.features == 88
     assert losses == pytest.approx(expected_losses, abs=2e-5)
@@ -94,7 +97,7 @@ def test_pack_size_does_not_change_the_result(tiny, form, tmp_path):
     for budget in (1, 30, 10_000):
         learner = tiny.make_learner(form=form)
         settings = replace(tiny.SETTINGS, **TWENTY, tokens_per_pack=budget)
-        record = train(learner, tiny.make_features(), settings, seed=4, folder=tmp_path / str(budget))
+        record = train(learner, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path / str(budget))
         assert record.token_budget == budget
         results.append({n: v for n, v in tiny.weights(learner).items() if not n.endswith(ZERO_GRADIENT[form])})
     assert distance(results[0], results[1]) < 2e-5 and distance(results[0], results[2]) < 2e-5
@@ -103,15 +106,15 @@ def test_pack_size_does_not_change_the_result(tiny, form, tmp_path):
 def test_bf16_trains_with_float32_weights(tiny, tmp_path):
     learner = tiny.make_learner()
     settings = replace(tiny.SETTINGS, **TWENTY)
-    record = train(learner, tiny.make_features(), settings, seed=4, folder=tmp_path, precision="bf16")
+    record = train(learner, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path, precision="bf16")
     assert record.last_loss < record.first_loss
     assert all(value.dtype == torch.float32 for value in learner.parameters())
     plain = tiny.make_learner()
-    train(plain, tiny.make_features(), settings, seed=4, folder=tmp_path / "2")
+    train(plain, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path / "2")
     assert 0 < distance(tiny.weights(learner), tiny.weights(plain)) < 0.05
     if not torch.cuda.is_available():
         with pytest.raises(TrainingError, match="fp16 needs a CUDA device"):
-            train(learner, tiny.make_features(), settings, seed=4, folder=tmp_path, precision="fp16")
+            train(learner, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path, precision="fp16")
 
 
 def test_selection_keeps_the_best_and_stops(tiny, tmp_path):
@@ -122,13 +125,15 @@ def test_selection_keeps_the_best_and_stops(tiny, tmp_path):
         seen.append(tiny.weights(learner))
         return next(scores)
 
-    record = train(learner, tiny.make_features(), tiny.SETTINGS, seed=4, folder=tmp_path, select=select)
+    record = train(learner, {"toy": tiny.make_features()}, tiny.SETTINGS, seed=4, folder=tmp_path, select=select)
     # A look each 2 steps; the best is the second; three without a gain end it.
     assert (record.best_score, record.best_step, record.steps) == (3.0, 4, 10)
     assert distance(tiny.weights(learner), seen[1]) == 0 < distance(tiny.weights(learner), seen[4])
     assert not learner.training
     last = replace(tiny.SETTINGS, keep="last")
-    again = train(tiny.make_learner(), tiny.make_features(), last, seed=4, folder=tmp_path / "2", select=select)
+    again = train(
+        tiny.make_learner(), {"toy": tiny.make_features()}, last, seed=4, folder=tmp_path / "2", select=select
+    )
     assert again.best_step is None and again.steps == 12 and len(seen) == 5
 
 
@@ -140,7 +145,7 @@ def test_looks_fall_at_epoch_ends_and_at_the_end(tiny, tmp_path):
         steps.append(done)
 
     train(
-        learner, tiny.make_features(), settings, seed=4, folder=tmp_path, progress=progress,
+        learner, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path, progress=progress,
         select=lambda: at.append(steps[-1]) or 1.0,
     )  # fmt: skip
     assert at == [5, 10, 12]
@@ -153,8 +158,8 @@ class OutOfMemory:
         self.inner, self.most, self.error = learner.forward, most, error
         learner.forward = self
 
-    def __call__(self, pack):
-        loss = self.inner(pack)
+    def __call__(self, pack, task):
+        loss = self.inner(pack, task)
         if len(pack.input_ids) > self.most:
             raise self.error
         return loss
@@ -168,10 +173,10 @@ def test_out_of_memory_halves_the_budget_and_changes_nothing(tiny, error, tmp_pa
     settings = replace(tiny.SETTINGS, **TWENTY, tokens_per_pack=1000)
     learner, said = tiny.make_learner(), []
     OutOfMemory(learner, 25, error)
-    record = train(learner, tiny.make_features(), settings, seed=4, folder=tmp_path, say=said.append)
+    record = train(learner, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path, say=said.append)
     assert record.token_budget <= 25 and said and "out of memory at step 1" in said[0]
     small = tiny.make_learner()
-    train(small, tiny.make_features(), settings, seed=4, folder=tmp_path / "2")
+    train(small, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path / "2")
     found, expected = tiny.weights(learner), tiny.weights(small)
     assert distance(*({n: v for n, v in w.items() if "key.bias" not in n} for w in (found, expected))) < 2e-5
 
@@ -182,7 +187,7 @@ def test_dropout_after_out_of_memory_is_that_of_the_smaller_budget(tiny, tmp_pat
         learner = tiny.make_learner(dropout=0.3)
         OutOfMemory(learner, most, MemoryError())
         settings = replace(tiny.SETTINGS, **TWENTY, tokens_per_pack=budget)
-        record = train(learner, tiny.make_features(), settings, seed=4, folder=tmp_path / str(budget))
+        record = train(learner, {"toy": tiny.make_features()}, settings, seed=4, folder=tmp_path / str(budget))
         results.append((record.token_budget, tiny.weights(learner)))
     if results[0][0] == results[1][0]:
         assert distance(results[0][1], results[1][1]) == 0
@@ -192,7 +197,7 @@ def test_a_feature_that_does_not_fit(tiny, tmp_path):
     learner = tiny.make_learner()
     OutOfMemory(learner, 3, MemoryError())
     with pytest.raises(TrainingError, match="one feature of 1[0-9] tokens does not fit in memory"):
-        train(learner, tiny.make_features(), tiny.SETTINGS, seed=4, folder=tmp_path)
+        train(learner, {"toy": tiny.make_features()}, tiny.SETTINGS, seed=4, folder=tmp_path)
 
 
 def test_memory_that_runs_out_in_the_optimizer(tiny, tmp_path, monkeypatch):
@@ -201,25 +206,25 @@ def test_memory_that_runs_out_in_the_optimizer(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     with pytest.raises(TrainingError, match="optimizer's moments do not fit"):
-        train(tiny.make_learner(), tiny.make_features(), tiny.SETTINGS, seed=4, folder=tmp_path)
+        train(tiny.make_learner(), {"toy": tiny.make_features()}, tiny.SETTINGS, seed=4, folder=tmp_path)
 
 
 def test_other_errors_pass_through(tiny, tmp_path):
     learner = tiny.make_learner()
     OutOfMemory(learner, 0, RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        train(learner, tiny.make_features(), tiny.SETTINGS, seed=4, folder=tmp_path)
+        train(learner, {"toy": tiny.make_features()}, tiny.SETTINGS, seed=4, folder=tmp_path)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_not_finite_stops_with_its_cause(tiny, value, tmp_path):
     learner = tiny.make_learner()
     inner, calls = learner.forward, []
-    learner.forward = lambda pack: calls.append(1) or inner(pack) * (value if len(calls) > 8 else 1.0)
+    learner.forward = lambda pack, task: calls.append(1) or inner(pack, task) * (value if len(calls) > 8 else 1.0)
     with pytest.raises(
         TrainingError, match=r"loss (nan|inf), .* at step \d of 12, learning rate .*; no checkpoint yet"
     ):
-        train(learner, tiny.make_features(), tiny.SETTINGS, seed=4, folder=tmp_path)
+        train(learner, {"toy": tiny.make_features()}, tiny.SETTINGS, seed=4, folder=tmp_path)
     assert all(torch.isfinite(parameter).all() for parameter in learner.parameters())
 
 
@@ -227,26 +232,26 @@ def test_collapse_is_told(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SHORTEST_JUDGED", 10)
     learner = tiny.make_learner()
     inner = learner.forward
-    learner.forward = lambda pack: inner(pack) * 0 + len(pack.features)
+    learner.forward = lambda pack, task: inner(pack, task) * 0 + len(pack.features)
     with pytest.raises(
         TrainingError, match="training collapsed: the loss was 1 over the first tenth of 12 steps and 1 "
     ):
-        train(learner, tiny.make_features(), tiny.SETTINGS, seed=4, folder=tmp_path)
+        train(learner, {"toy": tiny.make_features()}, tiny.SETTINGS, seed=4, folder=tmp_path)
 
 
 def test_several_processes_are_refused(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Accelerator, "num_processes", property(lambda self: 2))
     with pytest.raises(TrainingError, match="launched as 2 processes; one process trains one stage"):
-        train(tiny.make_learner(), tiny.make_features(), tiny.SETTINGS, seed=4, folder=tmp_path)
+        train(tiny.make_learner(), {"toy": tiny.make_features()}, tiny.SETTINGS, seed=4, folder=tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_learner_goes_when_its_last_name_goes(tiny, tmp_path, precision):
     learner = tiny.make_learner()
     settings = replace(tiny.SETTINGS, epochs=1, keep="last")
-    train(learner, tiny.make_features(), settings, seed=1, folder=tmp_path, precision=precision)
+    train(learner, {"toy": tiny.make_features()}, settings, seed=1, folder=tmp_path, precision=precision)
     assert "forward" not in vars(learner), "accelerate's own forward is gone"
-    known = weakref.ref(learner.head)
+    known = weakref.ref(learner.heads["toy"])
     gc.collect()
     gc.disable()
     try:
@@ -254,3 +259,49 @@ def test_the_learner_goes_when_its_last_name_goes(tiny, tmp_path, precision):
         assert known() is None, "no reference cycle keeps the weights"
     finally:
         gc.enable()
+
+
+def two_tasks(tiny, seed=3):
+    """A learner with two heads, and features of two sizes."""
+    one = tiny.make_learner(dropout=0.1)
+    heads = {"toy": one.heads["toy"], "spans": new_head("span", tiny.shape(), 2, seed)}
+    return Learner(one.stack, heads), {"toy": tiny.make_features(), "spans": tiny.make_features(40, seed=1)}
+
+
+def test_a_mixture_trains_one_task_a_step_and_resumes_with_the_same_bits(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Checkpoints, "due", lambda self: True)
+    settings = replace(tiny.SETTINGS, epochs=2, keep="last")
+    learner, features = two_tasks(tiny)
+    seen = []
+    inner = learner.forward
+    learner.forward = lambda pack, task: seen.append((task, len(pack.features))) or inner(pack, task)
+    record = train(learner, features, settings, seed=4, folder=tmp_path / "whole")
+    plan = Schedule({"toy": 22, "spans": 40}, 5, 2, 4)
+    assert record.steps == plan.total == 10 + 16
+    steps = {task: plan.steps_of(task) for task in features}
+    counted = {task: sum(size for name, size in seen if name == task) for task in features}
+    assert counted["spans"] == 5 * steps["spans"] and 5 * steps["toy"] - 9 <= counted["toy"] <= 5 * steps["toy"]
+
+    class Killed(Exception):
+        pass
+
+    def stop(step, total, tokens, loss):
+        if step == 11:
+            raise Killed
+
+    again, same = two_tasks(tiny)
+    with pytest.raises(Killed):
+        train(again, same, settings, seed=4, folder=tmp_path / "part", progress=stop)
+    again, same = two_tasks(tiny)
+    train(again, same, settings, seed=4, folder=tmp_path / "part")
+    assert distance(tiny.weights(again), tiny.weights(learner)) == 0
+
+
+def test_the_head_of_another_task_does_not_move(tiny, tmp_path):
+    learner, features = two_tasks(tiny)
+    before = tiny.weights(learner)
+    train(learner, features, replace(tiny.SETTINGS, keep="last"), seed=4, folder=tmp_path,
+          mixing=Mixing(extra="spans", extra_ratio=1e-9))
+    moved = {name for name, value in tiny.weights(learner).items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("heads.toy.") for name in moved)
+    assert not any(name.startswith("heads.spans.") for name in moved)

@@ -1,30 +1,10 @@
-"""The order of features, the learning rate, the optimizer's groups."""
+"""The learning rate, and the optimizer's groups."""
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import get_linear_schedule_with_warmup
 
-from peft_stilts.digest import derived_seed
-from peft_stilts.train.optim import Order, is_out_of_memory, make_optimizer, rate
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 50), st.integers(1, 12), st.floats(0.1, 4), st.integers(0, 9))
-def test_each_epoch_sees_every_feature_once(count, per_step, epochs, seed):
-    order = Order(count, per_step, epochs, seed)
-    assert order.total == max(1, round(epochs * order.steps_per_epoch))
-    steps = [order.indices(step) for step in range(order.steps_per_epoch)]
-    assert sorted(i for step in steps for i in step) == list(range(count))
-    assert all(0 < len(step) <= per_step for step in steps)
-    # Any step can be asked for alone: a resume needs nothing but its number.
-    assert Order(count, per_step, epochs, seed).indices(order.total - 1) == order.indices(order.total - 1)
-
-
-def test_orders_differ_between_epochs_and_seeds():
-    order = Order(40, 40, 2, 1)
-    assert order.indices(0) != order.indices(1) != Order(40, 40, 2, 2).indices(1)
-    assert derived_seed("order", 1, 2) != derived_seed("dropout", 1, 2)
+from peft_stilts.spec import TrainingSettings
+from peft_stilts.train.optim import is_out_of_memory, make_optimizer, rate
 
 
 def test_rate_is_the_usual_linear_schedule():
@@ -32,9 +12,15 @@ def test_rate_is_the_usual_linear_schedule():
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         usual = get_linear_schedule_with_warmup(optimizer, -(-total * ratio // 1), total)
         for step in range(total):
-            assert abs(rate(step, total, ratio) - usual.get_last_lr()[0]) < 1e-12
+            assert abs(rate(step, total, TrainingSettings(warmup_ratio=ratio)) - usual.get_last_lr()[0]) < 1e-12
             optimizer.step()
             usual.step()
+
+
+def test_a_fixed_warm_up_may_be_longer_than_the_training():
+    settings = TrainingSettings(warmup_ratio=0.1, warmup_steps=500)
+    assert [rate(step, 346, settings) for step in (0, 250, 345)] == [0.0, 0.5, 0.69]
+    assert rate(500, 600, settings) == 1.0
 
 
 def test_groups(tiny):
@@ -48,7 +34,7 @@ def test_groups(tiny):
         for parameter in group["params"]:
             name = names[id(parameter)]
             seen.append(name)
-            assert group["peak"] == (0.5 if name.startswith("head.") else 3e-3)
+            assert group["peak"] == (0.5 if name.startswith("heads.") else 3e-3)
             assert group["weight_decay"] == (0.0 if "bias" in name or "LayerNorm" in name else 0.1)
     assert sorted(seen) == sorted(names.values())
     lora = make_optimizer(tiny.make_learner("lora"), tiny.SETTINGS)

@@ -59,7 +59,7 @@ def make_learner(method="full", dropout=0.0, form="classification"):
     encoder = random_encoder(shape(dropout), 1)
     new = LoraSettings(rank=4, alpha=8.0, dropout=dropout)
     stack = full(encoder) if method == "full" else lora(encoder, [], new, "toy", seed=2)
-    return Learner(stack, new_head(form, shape(dropout), 3, seed=3))
+    return Learner(stack, {"toy": new_head(form, shape(dropout), 3, seed=3)})
 
 
 def weights(learner):
@@ -75,7 +75,7 @@ def selector(learner, features):
     def select():
         assert not learner.training
         with torch.no_grad():
-            return math.sin(40 * learner(pack).item())
+            return math.sin(40 * learner(pack, "toy").item())
 
     return select
 
@@ -89,7 +89,8 @@ def main(folder, step):
             os.kill(os.getpid(), signal.SIGKILL)
 
     record = train(
-        learner, features, SETTINGS, seed=7, folder=Path(folder), select=selector(learner, features), progress=progress
+        learner, {"toy": features}, SETTINGS, seed=7, folder=Path(folder), select=selector(learner, features),
+        progress=progress,
     )
     told = dataclasses.asdict(record) | {"seconds": 0, "peak_memory_bytes": 0}
     return key_of([told, {name: value.tolist() for name, value in weights(learner).items()}])

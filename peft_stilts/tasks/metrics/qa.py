@@ -1,8 +1,9 @@
-"""Exact match and F1 of extractive answers, by the two rules that XTREME uses: SQuAD v1.1's and MLQA's.
+"""Exact match and F1 of extractive answers: SQuAD v1.1's and MLQA's rules, which XTREME uses, and SQuAD v2.0's.
 
 Written here because no maintained library gives these numbers: torchmetrics' SQuAD scores two empty texts 1 (v2's
 rule; v1.1's F1 is 0), and none has MLQA's normalisation. Rules: XTREME's third_party/evaluate_squad.py and
-evaluate_mlqa.py, whose published mock scores the tests reproduce.
+evaluate_mlqa.py, whose published mock scores the tests reproduce; v2.0's is that of Rajpurkar et al. 2018 and of their
+evaluation script (evaluate-v2.0.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import cache
 from peft_stilts.errors import DataError
 
 METRICS = ("exact_match", "f1")
+V2_METRICS = ("exact_match", "f1", "best_exact", "best_f1", "best")
 
 _ENGLISH_ARTICLES = r"\b(a|an|the)\b"
 
@@ -47,6 +49,50 @@ def mlqa(predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], lan
     As `squad` otherwise. A language that MLQA does not have keeps its articles and is split at white space.
     """
     return _mean_scores(predictions, golds, lambda text: _normalize_mlqa(text, language))
+
+
+def squad_v2(
+    predictions: Mapping[str, tuple[str, float]], golds: Mapping[str, Sequence[str]], language: str = "en"
+) -> dict[str, float]:
+    """V2_METRICS in 0..100 by SQuAD v2.0's rule, where a question may have no answer.
+
+    `predictions`: {id: (text of the best span, null_odds)}; null_odds = score of "no answer" minus score of that span,
+    the higher the likelier there is none. `golds`: {id: texts, none for a question without an answer}; texts that
+    normalise to nothing are none. Without an answer only "no answer" is right.
+    'exact_match', 'f1': "no answer" is said where null_odds > 0 (BERT's default threshold). 'best_exact', 'best_f1':
+    the highest mean that some threshold on null_odds reaches, each with its own (as the script's, except that questions
+    of equal odds are never told apart). 'best': the mean of these two, jiant's headline for SQuAD v2.0
+    (jiant/tasks/evaluate/core.py). An id without a prediction scores 0 and counts. Raises DataError without golds.
+    """
+    if not golds:
+        raise DataError("there is no gold answer to score against.")
+    judged = [_judge_v2(*predictions[key], answers) for key, answers in golds.items() if key in predictions]
+    scores = {name: 100.0 * sum(null if odds > 0 else text[place] for odds, null, *text in judged) / len(golds)
+              for place, name in enumerate(METRICS)}
+    scores["best_exact"], scores["best_f1"] = (
+        100.0 * _best_sum([(odds, null, text[place]) for odds, null, *text in judged]) / len(golds) for place in (0, 1)
+    )
+    return scores | {"best": (scores["best_exact"] + scores["best_f1"]) / 2}
+
+
+def _judge_v2(text: str, odds: float, answers: Sequence[str]) -> tuple[float, float, float, float]:
+    """(null_odds, score of saying "no answer", exact match of `text`, its F1), scores in 0..1."""
+    guess = _normalize_squad(text)
+    truths = [truth for truth in map(_normalize_squad, answers) if truth]
+    if not truths:
+        return odds, 1.0, float(not guess), float(not guess)
+    return odds, 0.0, float(guess in truths), max(_f1(guess.split(), truth.split()) for truth in truths)
+
+
+def _best_sum(judged: Sequence[tuple[float, float, float]]) -> float:
+    """The highest sum of scores over thresholds: "no answer" is said where odds exceed the threshold."""
+    total = best = sum(null for _, null, _ in judged)
+    ordered = sorted(judged, key=lambda item: item[0])
+    for place, (odds, null, score) in enumerate(ordered):
+        total += score - null
+        if place + 1 == len(ordered) or ordered[place + 1][0] > odds:
+            best = max(best, total)
+    return best
 
 
 def _mean_scores(

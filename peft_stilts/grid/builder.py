@@ -1,0 +1,191 @@
+"""From a recipe to stages: every stage of a request with its settings, its data and its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from typing import Any
+
+from peft_stilts import NUMERICS_VERSION
+from peft_stilts.digest import canonical_json, key_of
+from peft_stilts.errors import Problems, UsageError
+from peft_stilts.grid.base import DEFAULT_LAYERS, Base
+from peft_stilts.grid.stages import Cell, DataCache, Evaluate, Masked, Train
+from peft_stilts.recipe import Recipe
+from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
+from peft_stilts.tasks import INTERMEDIATE, TASKS
+from peft_stilts.tasks.base import Split, Task
+from peft_stilts.tasks.controls import text_languages, text_split, translations
+from peft_stilts.tasks.sources import Provider, dev_split, scored_languages, scored_split
+
+VERSIONED = ("torch", "transformers", "peft", "tokenizers")
+"""Libraries whose versions stand in every stage key (design, rule 7)."""
+RETRIEVAL_LENGTH = 512
+"""tokens of a sentence in retrieval (protocol: run_tatoeba.sh); never more than the encoder has positions for"""
+
+
+def mixture(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the tasks of a recipe's first stage; () without one."""
+    return INTERMEDIATE if recipe.intermediate == "all" else recipe.tasks
+
+
+class StageBuilder:
+    """Makes the stages of one plan; equal specifications give one key, so shared stages meet by themselves."""
+
+    def __init__(self, request: Request, base: Base, provider: Provider, precision: str):
+        self.request, self.base, self.provider, self.precision = request, base, provider, precision
+        self.miniature = base.miniature or provider.name == "miniature"
+        self.data, self.cells = DataCache(provider), []
+        self.shared = {"base": base.identity, "precision": precision, "numerics": NUMERICS_VERSION,
+                       "versions": {name: importlib.metadata.version(name) for name in VERSIONED}}
+
+    def add(self, recipe: Recipe, method: str, seed: int, targets: list[tuple[Task, tuple[str, ...]]]) -> None:
+        """The cells of one recipe, method and seed: baseline first, then with the intermediate task."""
+        adapter = recipe.lora("intermediate", self.miniature) if method == "lora" else None
+        intermediates: list[Train | None] = [None]
+        if mixture(recipe):
+            settings = recipe.settings("intermediate", method, self.miniature)
+            intermediates.append(self.intermediate(recipe, method, settings, adapter, seed))
+        for intermediate in intermediates:
+            variant = intermediate.spec.get("variant", "") if intermediate else ""
+            for task, languages in targets:
+                stage = task.trained_on or task.name
+                settings = recipe.settings(stage, method, self.miniature)
+                shape = recipe.lora(stage, self.miniature) if method == "lora" else None
+                parent = intermediate
+                if task.trained_on is not None:
+                    trained = TASKS[task.trained_on]
+                    parent = self.train(trained.name, (trained,), method, settings, shape, seed, intermediate, "target")
+                for evaluate in self.evaluations(task, languages, settings, parent):
+                    own = settings if task.trained_on is not None else None
+                    self.cell(evaluate, self.labels(method, own, own and shape, evaluate) | {
+                        "recipe": recipe.name if intermediate else "none", "protocol": recipe.protocol, "seed": seed,
+                        "intermediate": recipe.intermediate if intermediate else "none",
+                        "intermediate_variant": variant})
+
+    def intermediate(self, recipe: Recipe, method: str, settings: TrainingSettings, adapter: LoraSettings | None,
+                     seed: int) -> Train:
+        """The first stage of a recipe, with the paper's controls where they are asked for."""
+        tasks = tuple(TASKS[name] for name in mixture(recipe))
+        translated = self.translated(tasks) if self.request.translated else None
+        return self.train(recipe.intermediate, tasks, method, settings, adapter, seed, None, "intermediate",
+                          self.masked(), translated)
+
+    def masked(self) -> Masked | None:
+        """The text for masked-language modelling; None without --mlm_ratio."""
+        asked, folder = self.request, self.request.mlm_text
+        if asked.mlm_ratio is None:
+            return None
+        known = text_languages(folder) if folder else sorted({
+            code for task in TASKS.values() if task.is_target for code in scored_languages(self.provider, task)})
+        with Problems() as found:
+            codes = choices(asked.mlm_languages or known, known, "language of --mlm_languages", found)
+        return Masked(asked.mlm_ratio, asked.mlm_temperature, codes, {code: text_split(code, folder) for code in codes})
+
+    def translated(self, tasks: tuple[Task, ...]) -> tuple[str, dict[str, tuple[Split, ...]]]:
+        """What the translated data is called in tables, and the training rows of each task, its languages joined."""
+        asked, splits, names = self.request, {}, set()
+        for task in tasks:
+            there = translations(task, asked.translated)
+            found = {"en": task.train} | {code: (split,) for code, split in there.items()}
+            if not there:
+                raise UsageError(f"--translated {asked.translated} has no translation of {task.name}; its files are "
+                                 f"named {task.name}.translate.train.en-LL.json (spans) or .tsv (pairs)")
+            with Problems() as wrong:
+                codes = choices(asked.translated_languages or found, found, f"language of translated {task.name}",
+                                wrong)
+            splits[task.name] = tuple(split for code in codes for split in found[code])
+            names.update(codes)
+        return f"translated {','.join(sorted(names))}", splits
+
+    def labels(self, method: str, settings: TrainingSettings | None, lora: LoraSettings | None,
+               stage: Evaluate) -> dict[str, Any]:
+        """The results columns of one evaluation, less recipe, protocol, intermediate and seed.
+
+        `method_config` holds what must agree for two scores to be compared: precision, limits on rows, and of a target
+        that is trained its adapter's shape, the chief `settings` and a digest of all (None: no training).
+        """
+        config = {"lora": lora and dataclasses.asdict(lora), "precision": self.precision,
+                  "limit_train": self.request.limit_train, "limit_eval": self.request.limit_eval}
+        if settings is not None:
+            config |= {"lr": settings.lr, "epochs": settings.epochs,
+                       "settings": key_of(dataclasses.asdict(settings))[:8]}
+        return {"scale": self.base.scale, "base_model": self.base.id, "base_revision": self.base.revision,
+                "data_source": self.provider.name, "method": method,
+                "method_config": canonical_json({key: value for key, value in config.items() if value is not None}),
+                "policy": "stack" if method == "lora" else "continue",
+                "target": stage.task.name, "stage_key": stage.key, "target_variant": self.variant(stage)}
+
+    def variant(self, stage: Evaluate) -> str:
+        """How retrieval reads the encoder, where that is not the usual: `layer 7 cls centred`."""
+        if stage.layer is None:
+            return ""
+        usual = DEFAULT_LAYERS.get(self.base.config.num_hidden_layers)
+        told = [f"layer {stage.layer}"] if stage.layer != usual else []
+        told += [stage.settings.pooling] if stage.settings.pooling != "mean" else []
+        return " ".join([*told, *(["centred"] if stage.centred else [])])
+
+    def cell(self, stage: Evaluate, labels: dict[str, Any]) -> None:
+        """Note a cell, once: recipes with the same target settings share their baseline."""
+        if not any(cell.labels == labels for cell in self.cells):
+            self.cells.append(Cell(stage, labels))
+
+    def train(self, name: str, tasks: tuple[Task, ...], method: str, settings: TrainingSettings,
+              lora: LoraSettings | None, seed: int, parent: Train | None, role: str, masked: Masked | None = None,
+              translated: tuple[str, dict[str, tuple[Split, ...]]] | None = None) -> Train:
+        settings = self.fitted(settings)
+        splits = translated[1] if translated else {task.name: task.train for task in tasks}
+        data = {"train": {task: list(map(self.data.identity, found)) for task, found in splits.items()}}
+        if settings.keep == "best":
+            data["select"] = {task.name: list(map(self.data.identity, task.select)) for task in tasks}
+        spec = {"kind": "train", "name": name, "tasks": [task.name for task in tasks], "method": method,
+                "settings": dataclasses.asdict(settings), "lora": dataclasses.asdict(lora) if lora else None,
+                "seed": seed, "parent": parent and parent.key, "limit_train": self.request.limit_train,
+                "data": data} | self.shared
+        if masked:
+            spec["mlm"] = {"ratio": masked.ratio, "temperature": masked.temperature, "data": {
+                code: self.data.identity(split) for code, split in masked.splits.items()}}
+        if variant := "; ".join([*([str(masked)] if masked else []), *([translated[0]] if translated else [])]):
+            spec["variant"] = variant
+        if origins := {task.name: task.origin for task in tasks if task.origin}:
+            spec["origins"] = origins
+        return Train(name, tasks, method, settings, lora, seed, self.request.limit_train, parent, role, spec, splits,
+                     masked)
+
+    def evaluations(self, task: Task, languages: tuple[str, ...], settings: TrainingSettings,
+                    parent: Train | None) -> list[Evaluate]:
+        """The evaluations of a target: one, but of a retrieval target one for each layer asked for."""
+        if task.form not in ("retrieval", "mining"):
+            return [self.evaluate(task, languages, settings, parent, None)]
+        return [self.evaluate(task, languages, settings, parent, layer)
+                for layer in self.base.retrieval_layers(self.request.layers, settings.layer)]
+
+    def evaluate(self, task: Task, languages: tuple[str, ...], settings: TrainingSettings, parent: Train | None,
+                 layer: int | None) -> Evaluate:
+        splits = {code: scored_split(self.provider, task, code) for code in languages}
+        used = ("max_length", "doc_stride", "max_query_length", "max_answer_length", "n_best", "tokens_per_pack")
+        spec = {"kind": "evaluate", "target": task.name, "parent": parent and parent.key, "layer": layer}
+        if layer is not None:
+            settings = dataclasses.replace(settings, max_length=min(RETRIEVAL_LENGTH, self.positions))
+            used = ("max_length", "tokens_per_pack", "pooling")
+            spec["centred"] = self.request.centre
+        settings = self.fitted(settings)
+        spec |= {"settings": {name: getattr(settings, name) for name in used}, "limit_eval": self.request.limit_eval,
+                 "data": {code: self.data.identity(split) for code, split in splits.items()}} | self.shared
+        if task.dev is not None:
+            spec["dev"] = {code: self.data.identity(dev_split(self.provider, task, code)) for code in languages}
+        if task.origin:
+            spec["origins"] = {task.name: task.origin}
+        return Evaluate(task, languages, settings, layer, self.request.limit_eval, parent, spec, self.request.centre)
+
+    @property
+    def positions(self) -> int:
+        """Tokens the encoder has positions for: XLM-R's begin at padding_idx + 1 (design, rule 1)."""
+        return self.base.config.max_position_embeddings - self.base.config.pad_token_id - 1
+
+    def fitted(self, settings: TrainingSettings) -> TrainingSettings:
+        """The settings, checked against the encoder's number of positions."""
+        if settings.max_length > self.positions:
+            raise UsageError(f"max_length is {settings.max_length}, but {self.base.id} has positions for "
+                             f"{self.positions} tokens")
+        return settings
