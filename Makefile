@@ -10,7 +10,7 @@ VENV = .venv/bin/python
 .DELETE_ON_ERROR:
 
 demo: setup
-	$(VENV) -m peft_stilts recipe squad --method full,lora
+	$(VENV) -m peft_stilts recipe squad --method full,lora --targets xquad,mlqa,tydiqa,tatoeba
 
 test: check
 	$(VENV) -m pytest
