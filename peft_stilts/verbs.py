@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from peft_stilts.errors import Problems, UsageError
+from peft_stilts.errors import Problems, TrainingError, UsageError
 
 BANNER = """No CUDA device here, so this is the miniature world: ten invented languages and an encoder of a million
 parameters; everything runs in minutes and nothing is downloaded. Its scores are never XLM-R's. For the real thing:
@@ -24,9 +24,7 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", targets: Tex
            centre: bool = False, mlm_ratio: Text = None, mlm_text: Text = None, mlm_languages: Text = None,
            mlm_temperature: Text = None, translated: Text = None, translated_languages: Text = None,
            tasks: Text = None, plan_only: bool = False, keep: bool = False) -> None:
-    """Train and score a recipe and its baseline, and show the gains.
-
-    An interrupted run goes on where it stopped when the same command is given again.
+    """Train and score a recipe and its baseline, and show the gains. The same command resumes an interrupted run.
 
     Args:
         name: an intermediate setting (squad, all, none; see `recipes`), a YAML file, or several with commas between.
@@ -58,9 +56,8 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", targets: Tex
     from peft_stilts.grid.show import begin, finish, show_plan
     from peft_stilts.spec import parse_request
 
+    _own_tasks(tasks)
     with Problems() as found:
-        with found.collect():
-            _own_tasks(tasks)
         request = parse_request(name, {
             "scale": scale, "methods": method, "targets": targets, "languages": languages, "seeds": seeds,
             "protocol": protocol, "precision": precision, "data_root": data_root, "runs": runs,
@@ -72,10 +69,13 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", targets: Tex
     if plan.base.miniature and request.scale == "auto":
         print(BANNER.format(name=name))
     if request.plan_only:
-        show_plan(plan)
-        return
+        return show_plan(plan)
     begin(plan)
-    run(plan)
+    try:
+        run(plan)
+    except TrainingError:       # some trainings failed; what was made is shown all the same
+        finish(plan)
+        raise
     finish(plan)
 
 
@@ -154,9 +154,8 @@ def evaluate(source: str, *, targets: str, data_root: Text = None, languages: Te
     from peft_stilts.grid.evaluate import evaluate_source
     from peft_stilts.spec import parse_request, typed_path, writable_folder
 
+    _own_tasks(tasks)
     with Problems() as found:
-        with found.collect():
-            _own_tasks(tasks)
         request = parse_request("none", {
             "targets": targets, "languages": languages, "data_root": data_root, "limit_eval": limit_eval,
             "layers": layers, "centre": str(centre), "precision": precision}, found)
@@ -188,9 +187,8 @@ def download(name: str, *, data_root: str, targets: Text = None, languages: Text
     from peft_stilts.grid.download import recipe_splits
     from peft_stilts.spec import parse_request, writable_folder
 
+    _own_tasks(tasks)
     with Problems() as found:
-        with found.collect():
-            _own_tasks(tasks)
         request = parse_request(name, {"targets": targets, "languages": languages, "protocol": protocol}, found)
         with found.collect():
             folder = writable_folder(data_root, "data_root")

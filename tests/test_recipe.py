@@ -81,7 +81,7 @@ def test_the_miniature_block_is_laid_over_training_in_the_miniature_world_alone(
     large, small = (read.settings("squad", "full", miniature) for miniature in (False, True))
     assert (large.epochs, large.max_query_length, large.n_best, large.max_length) == (11, 50, 20, 384)
     assert (small.epochs, small.max_query_length, small.n_best, small.max_length) == (12, 24, 3, 126)
-    assert large.lr == 1e-3 and small.lr == 7e-4, "the protocol's miniature rate stands above the recipe's training"
+    assert large.lr == 1e-3 and small.lr == 1.4e-3, "the protocol's miniature rate stands above the recipe's training"
 
 
 def test_an_unknown_key_is_named_with_the_nearest_at_every_depth(write):

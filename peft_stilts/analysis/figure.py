@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from peft_stilts.analysis import labels
+from peft_stilts.analysis import heatmap, labels
 from peft_stilts.results import gains, replace_file, summary
 
 if TYPE_CHECKING:
@@ -41,13 +42,19 @@ def draw(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | No
     Columns of panels are target tasks; rows are intermediate tasks (and scales, which never share a panel). In a panel
     each language has a line, in `order` (such as by distance from English) or as it comes, and the average stands
     apart on top. A large mark is the mean over seeds, joined to zero; with several seeds, small dots are the seeds.
+    More than MANY intermediate settings are a heat map of averages instead (`heatmap.draw`). Other layers than the
+    usual are left out: they are a curve (`curve.draw`).
     """
     from matplotlib.figure import Figure
 
     frame = frame[frame["primary"]]
+    usual = [labels.by_layer(some)[0] for _, some in labels.contexts(frame)]
+    frame = pd.concat(usual) if usual else frame
     means = summary(frame).dropna(subset=["gain"])
     if not len(means):
         return None
+    if len(list(labels.intermediates(means))) > labels.MANY:
+        return heatmap.draw(frame)
     seeds = gains(frame)
     rows = [(heading, name, some) for heading, of_context in labels.contexts(means)
             for name, some in labels.intermediates(of_context)]
@@ -66,9 +73,10 @@ def draw(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | No
                 _panel(panel, parts[target], _same(seeds, parts[target]), codes, methods)
             else:
                 panel.text(0.5, 0.5, "not scored", transform=panel.transAxes, ha="center", color=GREY, fontsize=8)
-        panels[0].set_ylabel("\n".join([f"after {name}"] + heading.split(" · ") * (not _one(rows, 0))), fontsize=9.5)
+        told = textwrap.wrap(f"after {name}", 22) + heading.split(" · ") * (not _one(rows, 0))
+        panels[0].set_ylabel("\n".join(told), fontsize=9.5)
     for target, panel in zip(targets, grid[0]):
-        panel.set_title(target, fontsize=10, fontweight="bold")
+        panel.set_title("\n".join(textwrap.wrap(target, 24)), fontsize=10, fontweight="bold")
     for panel in grid[-1]:
         panel.set_xlabel("gain (points)", fontsize=9)
     _head(figure, rows, methods, sorted(frame["seed"].unique()), width)
@@ -136,8 +144,6 @@ def _one(rows: list[tuple[str, str, pd.DataFrame]], index: int) -> bool:
 
 def _head(figure: Figure, rows: list, methods: list[str], seeds: list[int], width: float) -> None:
     """Title, what is shown of which model, and the legend."""
-    import textwrap
-
     from matplotlib.lines import Line2D
 
     model = rows[0][0] if _one(rows, 0) else "several scales"

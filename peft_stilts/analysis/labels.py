@@ -1,16 +1,22 @@
-"""Names for people: what a table or a picture says of its model, methods and metrics."""
+"""Names for people: what a table or a picture says of its model, methods, tasks and metrics."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from peft_stilts.results import CONTEXT
+from peft_stilts.tasks import NOT_COMPARABLE
 
 MINIATURE = "miniature world - not XLM-R"
 METRIC = {"f1": "F1", "exact_match": "exact match", "accuracy": "accuracy"}
+MANY = 3
+"""More intermediate settings than this are shown as gains alone, and in a picture as a heat map."""
+_CODES = re.compile(r"[a-z]{2,3}(?:,[a-z]{2,3}){6,}")
+_READING = re.compile(r"(?:layer (\d+))?\s*((?:cls)?\s*(?:centred)?)")
 
 
 def contexts(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
@@ -29,11 +35,41 @@ def contexts(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
 
 
 def targets(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
-    """(label, rows) of every target task, its metric and, where they vary, its variant and split."""
-    varied = [column for column in ("target_variant", "split") if varies(frame, "target", column)]
-    for values, rows in frame.groupby(["target", "metric", *varied], sort=False):
-        variant = " ".join(filter(None, values[2:]))
-        yield f"{values[0]}{' ' + variant if variant else ''} ({METRIC.get(values[1], values[1])})", rows
+    """(label, rows) of every target task: its variant where it has one, its metric, its split where that varies, and
+    whether it is not comparable with XTREME's."""
+    varied = ["split"] if varies(frame, "target", "split") else []
+    for values, rows in frame.groupby(["target", "metric", "target_variant", *varied], sort=False):
+        name, metric, *rest = values
+        told = " ".join(filter(None, [name, *rest])) + ", not comparable" * (name in NOT_COMPARABLE)
+        yield f"{told} ({METRIC.get(metric, metric)})", rows
+
+
+def reading(variant: str) -> tuple[int | None, str] | None:
+    """How retrieval read the encoder, from a target_variant: (layer, rest), as in 'layer 7 cls centred'.
+
+    The layer is None for the usual one, the rest '' for the mean as it is; None for a variant of another kind.
+    """
+    found = _READING.fullmatch(variant)
+    return found and (None if found[1] is None else int(found[1]), found[2])
+
+
+def by_layer(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, pd.DataFrame]]]:
+    """(rows but for other layers than the usual, [(label, rows with a column `layer`)] of targets scored at several).
+
+    `layer` is Int64, missing for the usual layer. A target that was scored at one layer only stays as it is.
+    """
+    read = [reading(variant) for variant in frame["target_variant"]]
+    layer = pd.Series([None if found is None else found[0] for found in read], frame.index, "Int64")
+    rest = pd.Series(["another kind" if found is None else found[1] for found in read], frame.index, "object")
+    other, curves = pd.Series(False, frame.index), []
+    for (target, how), rows in frame.groupby(["target", rest], sort=False):
+        layers = layer[rows.index]
+        if how != "another kind" and layers.nunique(dropna=False) > 1:
+            other[rows.index] = layers.notna()
+            told = " ".join(filter(None, [target, how])) + ", not comparable" * (target in NOT_COMPARABLE)
+            metric = rows["metric"].iloc[0]
+            curves.append((f"{told} ({METRIC.get(metric, metric)})", rows.assign(layer=layers)))
+    return frame[~other], curves
 
 
 def methods(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
@@ -52,11 +88,22 @@ def methods(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
 def intermediates(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     """(label, rows) of every intermediate setting, with its variant when it has one, and with the recipe's name where
     several recipes train on the same task."""
-    for (name, variant), rows in frame.groupby(["intermediate", "intermediate_variant"], sort=False):
-        label = f"{name} {variant}".strip()
+    kinds = list(frame.groupby(["intermediate", "intermediate_variant"], sort=False))
+    full = [f"{name} {variant}".strip() for (name, variant), _ in kinds]
+    short = [_CODES.sub(lambda codes: f"{codes[0].count(',') + 1} languages", label) for label in full]
+    for long, label, (_, rows) in zip(full, short, kinds):
+        label = label if short.count(label) == 1 else long
         recipes = list(rows.groupby("recipe", sort=False))
         for recipe, some in recipes:
             yield (label if len(recipes) == 1 else f"{label} ({recipe})"), some
+
+
+def column(frame: pd.DataFrame, labelled: Iterable[tuple[str, pd.DataFrame]]) -> pd.Series:
+    """The labels that one of the functions above gives, as a column beside the rows of `frame`."""
+    told = pd.Series("", index=frame.index)
+    for label, rows in labelled:
+        told[rows.index] = label
+    return told
 
 
 def languages(frame: pd.DataFrame, order: Sequence[str] | None = None) -> list[str]:

@@ -16,6 +16,7 @@ from peft_stilts.grid.base import Base, find_base
 from peft_stilts.grid.builder import StageBuilder
 from peft_stilts.grid.plan import choose_provider, languages_of
 from peft_stilts.grid.run import ROWS, Runner, write_rows
+from peft_stilts.grid.show import draw_layers
 from peft_stilts.grid.stages import Cell, Evaluate, Plan, Train, dev_rows, scored_rows
 from peft_stilts.machine import resolve_precision
 from peft_stilts.model import stack as stacks
@@ -63,6 +64,8 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
     frame = results.RESULTS.frame([row for part in parts.values() for row in part])
     results.write(pd.concat([earlier, frame]).drop_duplicates(results.RESULTS.identity, keep="last"), out)
     _print_scores(frame, out)
+    for path in draw_layers(frame, out, plan.base):
+        print(f"picture: {path}")
 
 
 def open_source(source: Path) -> Source:
@@ -214,9 +217,9 @@ class _AdapterRunner(_ScoringRunner):
 def _print_scores(frame, out: Path) -> None:
     """One line a model and target: the mean over languages, and where everything is."""
     primary = frame[frame["primary"]]
-    group = ["target", "method", "intermediate", "seed", "metric", "stage_key"]
+    group = ["target", "target_variant", "method", "intermediate", "seed", "metric", "stage_key"]
     for values, rows in primary.groupby(group, sort=False):
-        target, method, intermediate, seed, metric, key = values
-        print(f"{target}: {metric} {rows['score'].mean():.1f} over {len(rows)} languages, "
+        target, variant, method, intermediate, seed, metric, key = values
+        print(f"{target}{variant and f', {variant}'}: {metric} {rows['score'].mean():.1f} over {len(rows)} languages, "
               f"{rows['examples'].sum():,} items ({method}, intermediate {intermediate}, seed {seed}, {key})")
     print(f"scores: {out / 'results.csv'}, predictions: below {out}")

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from peft_stilts import results
 from peft_stilts.data.mask import encode_masked
 from peft_stilts.data.sample import Mixing, Schedule, draw_texts
-from peft_stilts.errors import DataError, StoreError
+from peft_stilts.errors import DataError, StoreError, TrainingError
 from peft_stilts.evaluate.predict import FORMS, Scorer
 from peft_stilts.grid.base import encoder_folder, load_tokenizer
 from peft_stilts.grid.stages import Cell, Evaluate, Plan, Train, dev_rows, scored_rows, tag_set
@@ -41,10 +41,33 @@ ENCODER, ADAPTER, HEADS, ROWS = "encoder", "adapter", "heads", "results.csv"
 
 
 def run(plan: Plan) -> None:
-    """Make every cell of the plan, and keep the tables of its `--runs` folder up to date."""
-    runner = Runner(plan)
+    """Make every cell of the plan, and keep the tables of its `--runs` folder up to date.
+
+    A training that fails (collapsed, not finite, too large) ends the cells that need it, not the others; they are named
+    in a TrainingError at the end.
+    """
+    runner, failed, lost = Runner(plan), {}, []
     for number, cell in enumerate(plan.cells, start=1):
-        runner.cell(cell, f"[{number}/{len(plan.cells)}]")
+        place, keys = f"[{number}/{len(plan.cells)}]", chain_keys(cell.stage.parent)
+        if not failed.keys() & keys:
+            try:
+                runner.cell(cell, place)
+                continue
+            except FailedStage as error:
+                failed[error.key] = str(error)
+                print(f"{place} {error}", flush=True)
+        lost.append(cell.stage.label)
+    if failed:
+        raise TrainingError(f"{len(failed)} trainings failed, and {len(lost)} scores are missing for it (first: "
+                            f"{lost[0]}); all others were made:\n" + "\n".join(failed.values()))
+
+
+class FailedStage(TrainingError):
+    """A training stage that failed: its key and label beside the cause."""
+
+    def __init__(self, stage: Train, error: TrainingError):
+        self.key = stage.key
+        super().__init__(f"`{stage.label}` ({stage.key}): {error}")
 
 
 def device_name(device: str) -> str:
@@ -196,9 +219,12 @@ class Runner:
         say(f"{sum(map(len, features.values())):,} features, {stack.describe()}")
         total = round(settings.epochs * sum(part.lengths.sum() for name, part in features.items() if name != MLM))
         with progress(f"{place} {stage.label}", total, "tokens") as step:
-            record = train(Learner(stack, heads), features, settings, seed=stage.seed, mixing=mixing,
-                           precision=self.plan.precision, folder=self.store.work(stage.key) / "checkpoints", say=say,
-                           progress=of_training(step), select=select)
+            try:
+                record = train(Learner(stack, heads), features, settings, seed=stage.seed, mixing=mixing,
+                               precision=self.plan.precision, folder=self.store.work(stage.key) / "checkpoints",
+                               say=say, progress=of_training(step), select=select)
+            except TrainingError as error:
+                raise FailedStage(stage, error) from error
         draft = self.fresh_draft(stage.key)
         try:
             if stage.method == "full":

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
 from peft_stilts import results
-from peft_stilts.analysis import figure, table
+from peft_stilts.analysis import curve, figure, table
 from peft_stilts.errors import Problems
 from peft_stilts.grid import recorded
+from peft_stilts.grid.base import DEFAULT_LAYERS, Base
 from peft_stilts.grid.estimate import GIB, Cost, Estimator, check_machine
 from peft_stilts.grid.stages import Evaluate, Plan, Train
 from peft_stilts.progress import clock
@@ -17,7 +21,7 @@ from peft_stilts.spec import METHODS
 from peft_stilts.store import Store
 from peft_stilts.tasks.sources import scored_languages
 
-FIGURE = "gains.png"
+FIGURE, CURVE = "gains.png", "layers.png"
 
 
 def todo(plan: Plan, store: Store) -> list[Train | Evaluate]:
@@ -61,6 +65,12 @@ def begin(plan: Plan) -> None:
             print(f"note: {task.name} is not scored in {', '.join(unscored)}")
         if missing and plan.provider.name == "local":
             print(f"note: {task.name} is not in this data in {', '.join(missing)}; its average is over the others")
+
+
+def draw_layers(frame: pd.DataFrame, folder: Path, base: Base) -> list[Path]:
+    """The curve of `--layers` in `folder`, where several layers were scored; its path, or nothing."""
+    path = folder / CURVE
+    return [path] if curve.write(frame, path, DEFAULT_LAYERS.get(base.config.num_hidden_layers)) else []
 
 
 def _say_notes(plan: Plan) -> None:
@@ -123,7 +133,8 @@ def finish(plan: Plan) -> None:
     tasks = {cell.stage.task.name: cell.stage.task for cell in plan.cells}
     order = list(dict.fromkeys(code for task in tasks.values() for code in scored_languages(plan.provider, task)))
     table.show(mine, Console(highlight=False), order)
-    drawn = figure.write(frame, folder / FIGURE, order)
-    print(f"scores: {folder / 'results.csv'}, costs: {folder / 'stages.csv'}"
-          + (f", picture: {folder / FIGURE}" if drawn else ""))
+    drawn = [folder / FIGURE] if figure.write(frame, folder / FIGURE, order) else []
+    drawn += draw_layers(frame, folder, plan.base)
+    print(", ".join([f"scores: {folder / 'results.csv'}", f"costs: {folder / 'stages.csv'}",
+                     *(f"picture: {path}" for path in drawn)]))
     _say_notes(plan)

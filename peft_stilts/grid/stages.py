@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from peft_stilts.digest import key_of
@@ -53,7 +54,7 @@ class Train:
     masked: Masked | None = None
     kind = "train"
 
-    @property
+    @cached_property
     def key(self) -> str:
         return key_of(self.spec)
 
@@ -88,7 +89,7 @@ class Evaluate:
     centred: bool = False
     kind = "evaluate"
 
-    @property
+    @cached_property
     def key(self) -> str:
         return key_of(self.spec)
 
@@ -121,7 +122,7 @@ class Plan:
     data: DataCache
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def stages(self) -> dict[str, Train | Evaluate]:
         """Every stage by key, parents before children, each once."""
         found: dict[str, Train | Evaluate] = {}

@@ -102,48 +102,62 @@ def _preferences() -> Mapping[str, Mapping[str, Weighted]]:
     }
 
 
-def _draw(kind: str, given: str, dice: Dice) -> str:
+def draw(kind: str, given: str, dice: Dice) -> str:
+    """A concept by the world's preferences: 'what' given a verb, 'where' given a class of objects, 'who' given ''."""
     return _preferences()[kind][given].draw(dice)
 
 
-def _clause(slots: Mapping[str, str]) -> Clause:
+def favourite(kind: str, given: str) -> str:
+    """What the world's preferences put first: the place of a class of objects, the city or profession of a person."""
+    return _preferences()[kind][given].items[0]
+
+
+def free_value(role: str, dice: Dice) -> str:
+    """A value of the circumstance `role` (number, adjective, where or when), whatever the rest of its clause may be."""
+    if role == "number":
+        return str(dice.between(2, 30))
+    return dice.choice({"adjective": lx.ADJECTIVES, "where": lx.PLACES, "when": lx.TIMES}[role])
+
+
+def clause_of(slots: Mapping[str, str]) -> Clause:
+    """The clause with these slots (role -> concept), in the order of ROLES."""
     return Clause(tuple((role, slots[role]) for role in ROLES if role in slots))
 
 
 def event(dice: Dice, folds: frozenset[int], like: Clause | None = None) -> Clause:
     """Draws an event of one of the `folds`; with `like`, it shares two random circumstances with that clause."""
     while True:
-        slots = {"who": _draw("who", "", dice), "verb": _draw("verb", "", dice)}
+        slots = {"who": draw("who", "", dice), "verb": draw("verb", "", dice)}
         shared = like.roles if like else {}
         keep = set(dice.shuffled(("who", "verb", "where", "when"))[:2]) if like and like.is_event else set()
         slots |= {role: shared[role] for role in ("who", "verb") if role in keep}
-        slots["what"] = _draw("what", slots["verb"], dice)
+        slots["what"] = draw("what", slots["verb"], dice)
         if dice.chance(0.35):
             slots["number"] = str(dice.between(2, 30))
         if dice.chance(0.4):
-            slots["adjective"] = _draw("adjective", slots["what"], dice)
+            slots["adjective"] = draw("adjective", slots["what"], dice)
         circumstances = dice.choice((("where",), ("where",), ("when",), ("where", "when")))
         if "where" in circumstances:
-            slots["where"] = _draw("where", lx.CLASS_OF[slots["what"]], dice)
+            slots["where"] = draw("where", lx.CLASS_OF[slots["what"]], dice)
         if "when" in circumstances:
-            slots["when"] = _draw("when", "", dice)
+            slots["when"] = draw("when", "", dice)
         slots |= {role: shared[role] for role in ("where", "when") if role in keep and role in shared}
-        clause = _clause(slots)
+        clause = clause_of(slots)
         if clause.fold in folds:
             return clause
 
 
 def fact(dice: Dice, who: str | None = None) -> Clause:
     """Draws a fact about a person: where they lived, what they became, when they arrived, or what they liked."""
-    who = who or _draw("who", "", dice)
+    who = who or draw("who", "", dice)
     verb = dice.choice(("live", "become", "arrive", "like"))
     value = {
-        "live": lambda: {"city": _draw("city", who, dice)},
-        "become": lambda: {"profession": _draw("profession", who, dice)},
+        "live": lambda: {"city": draw("city", who, dice)},
+        "become": lambda: {"profession": draw("profession", who, dice)},
         "arrive": lambda: {"year": str(dice.between(1900, 1999))},
-        "like": lambda: {"what": _draw("what", "like", dice)},
+        "like": lambda: {"what": draw("what", "like", dice)},
     }[verb]()
-    return _clause({"who": who, "verb": verb} | value)
+    return clause_of({"who": who, "verb": verb} | value)
 
 
 class Speaker:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peft_stilts.miniature.dice import Dice, Weighted, seed_of
-from peft_stilts.miniature.generators import MLQA, SQUAD, TRAIN, TYDIQA, Quiz, Style, context, question
 from peft_stilts.miniature.grammar import Clause, Sentence, speaker
 from peft_stilts.miniature.lexicon import lexicon
+from peft_stilts.miniature.texts import MLQA, PLAIN, SQUAD, TRAIN, TYDIQA, Quiz, Style, context, question
 from peft_stilts.miniature.tokenizer import VOCABULARY
 from peft_stilts.miniature.world import TONGUES
 
@@ -92,7 +92,6 @@ Segment = tuple[str, float]
 
 _BY_TEXT = Weighted(tuple(TONGUES), [tongue.text for tongue in TONGUES.values()])
 _STYLES = (SQUAD, TYDIQA, MLQA)
-_PLAIN = Style(sentences=(2, 5), facts=0.3, echo=0.4, by_class=0.0, spare=True)
 _PAIR = Style(sentences=(1, 3), facts=0.3, echo=0.2, by_class=0.0, spare=True)
 
 
@@ -150,7 +149,7 @@ def sequence(dice: Dice, settings: Pretraining) -> list[list[Segment]]:
     if kind < settings.documents + settings.pairs:
         clauses, other = context(dice, _PAIR, TRAIN), _other(dice, code, settings)
         return [[(_text(_say(clauses, code)), settings.first)], [(_text(_say(clauses, other)), settings.restated)]]
-    said = _say(context(dice, _PLAIN, TRAIN), code)
+    said = _say(context(dice, PLAIN, TRAIN), code)
     if kind < settings.documents + settings.pairs + settings.switched:
         return [[(_switch(said, dice, settings.switched_words), settings.plain)]]
     return [[(_text(said), settings.plain)]]
@@ -174,7 +173,7 @@ def pretraining_examples(
         for one, rate in zip(ids, rates, strict=True):
             if len(one) > MAX_LENGTH or total >= wanted:
                 continue
-            shown, label = _mask(one, rate, generator, tokenizer.mask_token_id)
+            shown, label = mask_tokens(one, rate, generator, tokenizer.mask_token_id)
             inputs.append(shown)
             labels.append(label)
             total += len(one)
@@ -204,9 +203,11 @@ def _encode(tokenizer: PreTrainedTokenizerBase, drawn: list[list[list[Segment]]]
     return all_ids, all_rates
 
 
-def _mask(
+def mask_tokens(
     ids: np.ndarray, rates: np.ndarray, generator: np.random.Generator, mask: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """BERT's masking of `ids` (L,) int32 with a probability each, `rates` (L,): what is shown (L,) int32, and labels
+    (L,) int64, IGNORED where nothing is predicted. At least one token is; `mask` is the id of <mask>, the last word."""
     draws = generator.random((3, len(ids)))
     predicted = draws[0] < rates
     if not predicted.any():

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from peft_stilts.errors import DataError
 from peft_stilts.languages import Language
-from peft_stilts.miniature.generators import GENERATORS, MLQA_LANGUAGES, TYDIQA_LANGUAGES, rows_of
+from peft_stilts.miniature.generators import GENERATORS, rows_of
+from peft_stilts.miniature.mining import BUCC_LANGUAGES
+from peft_stilts.miniature.pairs import PAWSX_LANGUAGES
+from peft_stilts.miniature.spans import MLQA_LANGUAGES, TYDIQA_LANGUAGES
 from peft_stilts.miniature.world import TONGUES, WORLD_VERSION
 from peft_stilts.registry import Registry
+from peft_stilts.tasks.sources import identity, narrow
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,11 +40,17 @@ for _tongue in TONGUES.values():
     )
 
 _SCORED_IN = {
+    "pawsx": PAWSX_LANGUAGES,
+    "bucc2018": BUCC_LANGUAGES,
+    "bucc_gold": BUCC_LANGUAGES,
     "mlqa": MLQA_LANGUAGES,
     "tydiqa": TYDIQA_LANGUAGES,
     "tatoeba": tuple(code for code in TONGUES if code != "en"),
 }
 """Tasks that are not scored in all ten languages, as the real ones are not."""
+
+_INT32 = {"nyu-mll/glue": ("idx",), "Rowan/hellaswag": ("ind",), "allenai/cosmos_qa": ("label",)}
+"""Repository -> its columns of 32-bit integers; all others have 64 bits, but for the positions of answers."""
 
 
 class MiniatureWorld:
@@ -61,20 +71,11 @@ class MiniatureWorld:
 
     def load(self, split: Split, limit: int | None = None) -> Dataset:
         """The rows of `split`, filtered, then the first `limit`; raises DataError for what the world has not."""
-        dataset = _dataset(split.repo, split.config, split.split)
-        if split.rows is not None:
-            dataset = split.rows.apply(dataset)
-        return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+        return narrow(_dataset(split.repo, split.config, split.split), split, limit, f"the miniature world's {split}")
 
     def identify(self, split: Split) -> dict[str, Any]:
         """What goes into a stage key; the revision is the world's version, for the rows follow from code alone."""
-        return {
-            "repo": split.repo,
-            "config": split.config,
-            "split": split.split,
-            "revision": f"world-{WORLD_VERSION}",
-            "rows": split.rows.name if split.rows else None,
-        }
+        return identity(split, f"world-{WORLD_VERSION}")
 
     @staticmethod
     def _has(split: Split) -> bool:
@@ -83,9 +84,14 @@ class MiniatureWorld:
 
 @cache
 def _dataset(repo: str, config: str | None, split: str) -> Dataset:
+    import pyarrow as pa
     from datasets import Dataset
 
     rows = rows_of(repo, config, split)
     if not rows:
         raise DataError(f"the miniature world's {repo} {config or ''} {split} has no rows")
-    return Dataset.from_list(rows)
+    table = pa.Table.from_pylist(rows)
+    narrowed = dict.fromkeys(_INT32.get(repo, ()), pa.int32()) | {
+        "answers": pa.struct({"text": pa.list_(pa.string()), "answer_start": pa.list_(pa.int32())})
+    }
+    return Dataset(table.cast(pa.schema([pa.field(f.name, narrowed.get(f.name, f.type)) for f in table.schema])))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peft_stilts.miniature.dice import Dice
-from peft_stilts.miniature.generators import SQUAD, TRAIN, quizzes, sentences
 from peft_stilts.miniature.grammar import Sentence, Word, fact, speaker
 from peft_stilts.miniature.lexicon import suffixes
+from peft_stilts.miniature.texts import SQUAD, TRAIN, quizzes, sentences
 from peft_stilts.miniature.world import TONGUES, WORLD_VERSION, Tongue, distance
 
 if TYPE_CHECKING:

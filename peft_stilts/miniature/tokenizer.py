@@ -15,8 +15,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from peft_stilts.miniature.dice import Dice
-from peft_stilts.miniature.generators import SQUAD, TRAIN, TYDIQA, context, question
 from peft_stilts.miniature.grammar import speaker
+from peft_stilts.miniature.texts import SQUAD, TRAIN, TYDIQA, context, question
 from peft_stilts.miniature.world import TONGUES
 
 if TYPE_CHECKING:

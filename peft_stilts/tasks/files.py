@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +31,26 @@ def read_files(split: Split, limit: int | None) -> Dataset:
                ".parquet": Dataset.from_parquet}
     if len(kind) != 1 or not kind <= readers.keys():
         raise DataError(f"{where}: files must all end in one of {', '.join(readers)}.")
-    with tempfile.TemporaryDirectory() as cache:        # datasets would keep a copy of every file it reads
+    with tempfile.TemporaryDirectory() as cache, _quiet():      # datasets would keep a copy of every file it reads
         try:
             rows = readers[kind.pop()](list(split.files), cache_dir=cache, keep_in_memory=True)
         except Exception as error:      # datasets' own, pandas', pyarrow's and builtin errors
             raise DataError(f"cannot read {where}: {first_line(error.__cause__ or error)}.") from error
         return narrow(rows, split, limit, where)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without datasets' progress bars, which small files flash on the screen."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def narrow(dataset: Dataset, split: Split, limit: int | None, where: str) -> Dataset:

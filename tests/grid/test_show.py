@@ -6,6 +6,8 @@ import pytest
 
 from peft_stilts.grid.run import run
 from peft_stilts.grid.show import begin, finish, show_plan, todo
+from peft_stilts.results import read
+from peft_stilts.spec import Request
 from peft_stilts.store import Store
 from peft_stilts.verbs import results as show_results
 
@@ -59,7 +61,7 @@ def test_the_end_shows_this_plan_alone_and_draws_the_folder(finished, copied, wo
     assert told.splitlines()[-1].startswith("scores: ") and (runs / "gains.png").read_bytes().startswith(b"\x89PNG")
     show_results(runs=str(runs))
     told = capsys.readouterr().out
-    assert all(f"{target} (" in told for target in ("xquad", "mlqa", "tydiqa", "tatoeba")) and "lora" in told
+    assert all(f"{target} (" in told for target in ("xquad", "mlqa", "tydiqa", "tatoeba layer 1")) and "lora" in told
 
 
 def test_the_baseline_alone_has_a_table_and_no_picture(workshop, encoder, tmp_path, capsys):
@@ -68,10 +70,44 @@ def test_the_baseline_alone_has_a_table_and_no_picture(workshop, encoder, tmp_pa
     run(plan)
     finish(plan)
     told = capsys.readouterr().out
-    assert "tatoeba (accuracy)" in told and "picture" not in told and not (tmp_path / "runs" / "gains.png").exists()
+    assert "tatoeba layer 1 (accuracy)" in told and "picture" not in told
+    assert not (tmp_path / "runs" / "gains.png").exists()
 
 
 def test_too_small_a_machine_is_a_warning_where_only_the_plan_is_shown(plan, monkeypatch, capsys):
     monkeypatch.setattr("peft_stilts.grid.estimate.available_memory", lambda: 1)
     show_plan(plan)
     assert "warning: `" in capsys.readouterr().out
+
+
+def test_layers_are_one_table_and_one_curve(workshop, encoder, tmp_path, capsys):
+    plan = workshop.plan(workshop.request(encoder, tmp_path / "runs", recipes=("none",), targets=("tatoeba",),
+                                          layers=Request.ALL_LAYERS, centre=True))
+    assert [cell.labels["target_variant"] for cell in plan.cells] == [f"layer {n} centred" for n in (0, 1, 2)]
+    begin(plan)
+    run(plan)
+    finish(plan)
+    told = capsys.readouterr().out
+    assert f"picture: {tmp_path / 'runs' / 'layers.png'}" in told
+    assert (tmp_path / "runs" / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_that_fails_ends_its_own_cells_alone(workshop, encoder, tmp_path, monkeypatch, capsys):
+    from peft_stilts.errors import TrainingError
+    from peft_stilts.grid import run as module
+
+    plain = module.train
+
+    def failing(learner, features, settings, **options):
+        if "tydiqa" in features:
+            raise TrainingError("training collapsed: made up")
+        return plain(learner, features, settings, **options)
+
+    monkeypatch.setattr(module, "train", failing)
+    plan = workshop.plan(workshop.request(encoder, tmp_path / "runs", targets=("tydiqa", "tatoeba")))
+    with pytest.raises(TrainingError, match="2 trainings failed, and 2 scores are missing for it .first: score tydiqa"):
+        run(plan)
+    assert capsys.readouterr().out.count("made up") == 2, "each is told when it fails"
+    finish(plan)
+    frame = read(tmp_path / "runs")
+    assert set(frame["target"]) == {"tatoeba"} and set(frame["intermediate"]) == {"none", "squad"}

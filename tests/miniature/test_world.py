@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from peft_stilts.miniature import lexicon as lx
 from peft_stilts.miniature.dice import Dice
-from peft_stilts.miniature.generators import TRAIN
 from peft_stilts.miniature.grammar import event, fact, speaker
+from peft_stilts.miniature.texts import TRAIN
 from peft_stilts.miniature.world import ENGLISH, TONGUES, distance
 
 CODES = tuple(TONGUES)
