@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from peft_stilts.errors import Problems
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from peft_stilts.errors import DataError, Problems
 from peft_stilts.grid import recorded
 from peft_stilts.grid.base import find_base, resolve_scale
 from peft_stilts.grid.builder import StageBuilder, mixture
@@ -15,6 +18,9 @@ from peft_stilts.spec import Request, choices
 from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.base import Task
 from peft_stilts.tasks.sources import OFF_HUB, Hub, LocalMirror, Provider, scored_languages, scored_split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 DEFAULT_SEEDS = (1, 2, 3)
 """Seeds of a run, but one only (1) in the miniature world."""
@@ -87,8 +93,8 @@ def _check_names(request: Request, recipes: list[Recipe], provider: Provider, fo
                 found.add(f"recipe {recipe.name}: {unknown('intermediate task', task, ['none', 'all', *trainable])}")
         chosen[recipe.name] = []
         for name in choices(request.targets or recipe.targets, targets, "target task", found):
-            lacking = OFF_HUB.get(scored_split(provider, TASKS[name], TASKS[name].languages[0]).repo) \
-                if provider.name == "hub" else None
+            there = scored_languages(provider, TASKS[name])[:1] if provider.name == "hub" else ()
+            lacking = next((OFF_HUB.get(scored_split(provider, TASKS[name], code).repo) for code in there), None)
             if lacking and not request.targets:
                 notes.append(f"{name} is left out. {lacking}.")
                 continue
@@ -126,15 +132,37 @@ def _check_data(plan: Plan, found: Problems) -> None:
         if stage.kind == "evaluate":
             for code in stage.languages:
                 with found.collect():
-                    scored_rows(plan, stage, code)
+                    rows = scored_rows(plan, stage, code)
                     dev_rows(plan, stage, code)
+                    for task in stage.parent.tasks if stage.parent else ():
+                        train = plan.data.joined(task, stage.parent.splits[task.name], stage.parent.limit)
+                        _refuse_shared(rows, train, f"{stage.task.name} {code}", f"{task.name}'s training rows")
             continue
         for task in stage.tasks:
+            train = None
             with found.collect():
-                plan.data.joined(task, stage.splits[task.name], stage.limit)
+                train = plan.data.joined(task, stage.splits[task.name], stage.limit)
+                _refuse_shared(train, None, f"{task.name}'s training rows", "")
             if stage.settings.keep == "best":
                 with found.collect():
-                    plan.data.joined(task, task.select, stage.settings.select_examples)
+                    select = plan.data.joined(task, task.select, stage.settings.select_examples)
+                    _refuse_shared(select, train, f"{task.name}'s development rows", "its training rows")
         for split in stage.masked.splits.values() if stage.masked else ():
             with found.collect():
                 plan.data.rows("text", split, None)
+
+
+def _refuse_shared(rows: Dataset, others: Dataset | None, name: str, other_name: str) -> None:
+    """DataError where rows have an id twice, or one that `others` have too: a scored item was trained on, or two items
+    would share one prediction. Rows without ids pass."""
+    if "id" not in rows.column_names or "answers" not in rows.column_names:
+        return
+    ids = list(rows["id"])
+    twice = [key for key, count in Counter(ids).items() if count > 1]
+    shared = sorted(set(ids) & set(others["id"])) if others is not None and "id" in others.column_names else []
+    if twice:
+        raise DataError(f"{name} have {len(twice)} ids more than once, first {', '.join(map(repr, twice[:3]))}: their "
+                        "splits overlap.")
+    if shared:
+        raise DataError(f"{name} share {len(shared)} ids with {other_name}, first {', '.join(map(repr, shared[:3]))}; "
+                        "no item may be both.")

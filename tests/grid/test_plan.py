@@ -307,3 +307,51 @@ def test_a_split_without_labels_is_no_training_data(workshop, encoder, tmp_path,
     monkeypatch.setitem(TASKS._values, "mnli", dataclasses.replace(TASKS["mnli"], train=(train,)))
     with pytest.raises(UsageError, match="glue mnli train cannot be trained or selected on: it has no labels"):
         workshop.plan(workshop.request(encoder, tmp_path, recipes=("mnli",), targets=("xnli",)))
+
+
+class FakeHub(MiniatureWorld):
+    """The miniature world under the hub's name, so that what no hub has is treated so."""
+
+    name = "hub"
+
+
+def test_a_target_that_no_hub_has_is_left_out_and_said_or_refused_where_it_was_asked_for(workshop, encoder, tmp_path):
+    plan = workshop.plan(workshop.request(encoder, tmp_path, targets=None), FakeHub())
+    assert "bucc2018" not in {cell.stage.task.name for cell in plan.cells} and len(plan.notes) == 1
+    assert "bucc2018 is left out. BUCC's pools of sentences are not on the hub" in plan.notes[0]
+    assert "that is `bucc_gold`, not comparable" in plan.notes[0]
+    everything = workshop.plan(workshop.request(encoder, tmp_path, targets=None), MiniatureWorld())
+    assert "bucc2018" in {cell.stage.task.name for cell in everything.cells} and not everything.notes
+
+
+@pytest.mark.parametrize("recipe, target, told", [
+    ("ccg", "tatoeba", "CCGbank is licensed .LDC2005T13. and not on the hub.*tools/mirror.py ccg --source DIR"),
+    ("all", "tatoeba", "Or leave ccg out: a YAML recipe with `intermediate: .*` mixes the tasks it names"),
+    ("none", "bucc2018", "the gold pairs only, a much easier task: that is `bucc_gold`, not comparable")])
+def test_what_is_licensed_or_on_no_hub_says_what_is_needed(workshop, encoder, tmp_path, recipe, target, told):
+    from peft_stilts.tasks.sources import Hub
+
+    hub = Hub({f"{repo}@{revision}": "0" * 40 for repo, revision in [
+        ("google/xtreme", "main"), ("nyu-mll/glue", "main"), ("stanfordnlp/snli", "main"), ("facebook/anli", "main"),
+        ("rajpurkar/squad", "main"), ("rajpurkar/squad_v2", "main"), ("tau/commonsense_qa", "main"),
+        ("Rowan/hellaswag", "refs/convert/parquet"), ("allenai/cosmos_qa", "refs/convert/parquet")]})
+    with pytest.raises(UsageError, match=told):
+        workshop.plan(workshop.request(encoder, tmp_path, recipes=(recipe,), targets=(target,), languages=None,
+                                       layers=(1,)), hub)
+
+
+def overlapping(monkeypatch, name, **splits):
+    monkeypatch.setitem(TASKS._values, name, dataclasses.replace(TASKS[name], **splits))
+
+
+def test_ids_that_stand_in_two_splits_are_refused(workshop, encoder, tmp_path, monkeypatch):
+    squad = TASKS["squad"]
+    for splits, told in (({"select": squad.train}, "squad's development rows share 16 ids with its training rows"),
+                         ({"train": squad.train * 2}, "squad's training rows have 8 ids more than once")):
+        with monkeypatch.context() as patch:
+            overlapping(patch, "squad", **splits)
+            with pytest.raises(UsageError, match=told):
+                workshop.plan(workshop.request(encoder, tmp_path, targets=("xquad",)))
+    overlapping(monkeypatch, "xquad", test=lambda language: squad.train[0])
+    with pytest.raises(UsageError, match="xquad en share 5 ids with squad's training rows"):
+        workshop.plan(workshop.request(encoder, tmp_path, targets=("xquad",), languages=("en",)))
