@@ -62,7 +62,7 @@ TEMPERATURE = 1 / 0.3
 """of the languages' shares, as XLM-R's (Conneau et al. 2020, section 3.1)"""
 PRETRAINING = TrainingSettings(lr=2e-3, epochs=1.0, features_per_step=32, tokens_per_pack=4096, warmup_ratio=0.06,
                                weight_decay=0.01, adam_betas=(0.9, 0.98), keep="last")
-POS = {"epochs": 10, "features_per_step": 16, "tokens_per_pack": 2048, "max_length": 256, "select_every_steps": None,
+POS = {"epochs": 5, "features_per_step": 16, "tokens_per_pack": 2048, "max_length": 256, "select_every_steps": None,
        "select_examples": 1000, "full": {"lr": 1e-3}}
 """Settings of the tagger, the same for pretrained and random encoders; the weights of the best epoch on the held-out
 tenth are kept."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from peft_stilts.analysis import labels
-from peft_stilts.results import replace_file, summary
+from peft_stilts.analysis.figure import save
+from peft_stilts.results import summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,13 +27,7 @@ def write(frame: pd.DataFrame, path: Path, usual_layer: int | None) -> bool:
     `usual_layer`: the index into hidden_states that an empty target_variant stands for (None: unknown, so that score is
     left out).
     """
-    figure = draw(frame, usual_layer)
-    if figure is None:
-        return False
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda draft: figure.savefig(draft, dpi=160, metadata={"Software": None}))
-    return True
+    return save(draw(frame, usual_layer), path)
 
 
 def curves(frame: pd.DataFrame, usual_layer: int | None) -> pd.DataFrame:

@@ -27,7 +27,11 @@ APART = 0.36
 
 def write(frame: pd.DataFrame, path: Path, order: Sequence[str] | None = None) -> bool:
     """Draw the gains in `frame` (results columns) into the PNG `path`, replaced in one step; False: there are none."""
-    figure = draw(frame, order)
+    return save(draw(frame, order), path)
+
+
+def save(figure: Figure | None, path: Path) -> bool:
+    """Write the figure as the PNG `path`, replaced in one step; False when there is none."""
     if figure is None:
         return False
     path = Path(path)
