@@ -232,7 +232,8 @@ def score(*, predictions: str, labels: str, output: Text = None) -> None:
     print(scores, end="")
 
 
-def submission(*, runs: str, out: str, method: Text = None, intermediate: Text = None, seed: Text = None) -> None:
+def submission(*, runs: str, out: str, method: Text = None, intermediate: Text = None, seed: Text = None,
+               stage: Text = None) -> None:
     """Write XTREME's submission folder from the predictions of a finished run: one file a task and language.
 
     Args:
@@ -241,6 +242,7 @@ def submission(*, runs: str, out: str, method: Text = None, intermediate: Text =
         method: full or lora; needed where both scored a target.
         intermediate: none, a task, all ...; needed where several scored a target.
         seed: needed where several scored a target.
+        stage: keys of evaluations with commas between, where the labels above do not tell two of a target apart.
     """
     from peft_stilts.grid.submit import submit
     from peft_stilts.spec import existing_folder, writable_folder
@@ -250,7 +252,7 @@ def submission(*, runs: str, out: str, method: Text = None, intermediate: Text =
             source = existing_folder(runs, "runs")
         with found.collect():
             folder = writable_folder(out, "out")
-    missing = submit(source, folder, {"method": method, "intermediate": intermediate, "seed": seed})
+    missing = submit(source, folder, {"method": method, "intermediate": intermediate, "seed": seed, "stage": stage})
     for task, codes in missing.items():
         print(f"{task}: no predictions in {', '.join(codes)}")
     print(f"wrote {folder}" + (", which is not complete: XTREME's scorer asks for every language of a task" if missing

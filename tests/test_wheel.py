@@ -33,8 +33,11 @@ def run(site: Path, folder: Path, *arguments: str) -> str:
 
 def test_the_wheel_holds_recipes_weights_tables_and_licences(unpacked):
     package = unpacked / "peft_stilts"
-    assert sorted(path.name for path in (package / "recipes").glob("*.yaml")) == ["none.yaml", "squad.yaml"]
-    assert (package / "recipes" / "protocols" / "jiant.yaml").is_file()
+    assert sorted(path.name for path in (package / "recipes").rglob("*.yaml")) == sorted(
+        path.name for path in (ROOT / "recipes").rglob("*.yaml"))
+    assert len(list((package / "recipes").glob("*.yaml"))) == 11
+    reported = package / "analysis" / "reported"
+    assert sorted(path.name for path in reported.iterdir()) == ["averages.csv", "headlines.csv"]
     assert (package / "miniature" / "weights" / "model.safetensors").stat().st_size > 1e6
     assert sum(path.stat().st_size for path in (package / "miniature" / "weights").iterdir()) <= 8e6
     assert (package / "tasks" / "xquad_question_ids.txt").is_file()

@@ -52,9 +52,9 @@ def pair(a: np.ndarray, b: np.ndarray, tokenizer: PreTrainedTokenizerBase, max_l
     require(room >= 2, f"max_length {max_length} leaves no room for a pair; give at least {SPECIALS + 2}.")
     if len(a) + len(b) > room:
         short = min(len(a), len(b), room // 2)
-        first = len(a) <= len(b) or (from_start and short == room // 2)
+        first = len(a) <= len(b) or (from_start and len(b) > short == room // 2)
         keep = (short, room - short) if first else (room - short, short)
-        a, b = ((half[len(half) - size:] if from_start else half[:size]) for half, size in zip((a, b), keep))
+        a, b = ((half[max(0, len(half) - size):] if from_start else half[:size]) for half, size in zip((a, b), keep))
     begin, end = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
     return join(begin, a, end, end, b, end)
 

@@ -13,7 +13,7 @@ from peft_stilts.grid.base import DEFAULT_LAYERS, Base
 from peft_stilts.grid.stages import Cell, DataCache, Evaluate, Masked, Train
 from peft_stilts.recipe import Recipe
 from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
-from peft_stilts.tasks import INTERMEDIATE, TASKS
+from peft_stilts.tasks import INTERMEDIATE, TARGETS, TASKS
 from peft_stilts.tasks.base import Split, Task
 from peft_stilts.tasks.controls import text_languages, text_split, translations
 from peft_stilts.tasks.sources import Provider, dev_split, scored_languages, scored_split
@@ -77,7 +77,7 @@ class StageBuilder:
         if asked.mlm_ratio is None:
             return None
         known = text_languages(folder) if folder else sorted({
-            code for task in TASKS.values() if task.is_target for code in scored_languages(self.provider, task)})
+            code for name in TARGETS for code in scored_languages(self.provider, TASKS[name])})
         with Problems() as found:
             codes = choices(asked.mlm_languages or known, known, "language of --mlm_languages", found)
         return Masked(asked.mlm_ratio, asked.mlm_temperature, codes, {code: text_split(code, folder) for code in codes})
@@ -142,11 +142,15 @@ class StageBuilder:
                 "settings": dataclasses.asdict(settings), "lora": dataclasses.asdict(lora) if lora else None,
                 "seed": seed, "parent": parent and parent.key, "limit_train": self.request.limit_train,
                 "data": data} | self.shared
+        words = []
         if masked:
             spec["mlm"] = {"ratio": masked.ratio, "temperature": masked.temperature, "data": {
                 code: self.data.identity(split) for code, split in masked.splits.items()}}
-        if variant := "; ".join([*([str(masked)] if masked else []), *([translated[0]] if translated else [])]):
-            spec["variant"] = variant
+            words.append(f"{masked} ({key_of(spec['mlm']['data'])[:6]})")     # the text's digest: which text it was
+        if translated:
+            words.append(f"{translated[0]} ({key_of(data['train'])[:6]})")
+        if words:
+            spec["variant"] = "; ".join(words)
         if origins := {task.name: task.origin for task in tasks if task.origin}:
             spec["origins"] = origins
         return Train(name, tasks, method, settings, lora, seed, self.request.limit_train, parent, role, spec, splits,

@@ -108,6 +108,10 @@ def read_stage(store: Store, key: str) -> Train:
     lora = LoraSettings(**spec["lora"]) if spec["lora"] else None
     parent = read_stage(store, spec["parent"]) if spec["parent"] else None
     tasks = tuple(TASKS[name] for name in spec["tasks"])
+    for task in tasks:
+        if task.origin != spec.get("origins", {}).get(task.name, ""):
+            raise UsageError(f"{store.folder(key)} was trained on another {task.name}: the file of --tasks has changed "
+                             "since, and its labels may mean something else; give the file as it was")
     return Train(spec["name"], tasks, spec["method"], settings, lora, spec["seed"], spec["limit_train"], parent,
                  record["role"], spec, {})
 
@@ -182,8 +186,13 @@ def _labels(source: Source, builder: StageBuilder, model: Train | None, task: Ta
     return labels | {"recipe": _told_recipe(model), "protocol": "", "intermediate_variant": variant,
                      "intermediate": ">".join(before) or "none",
                      "seed": like.seed if like else 0, "method_config": config,
-                     "target_variant": "head of the intermediate stage" if trained and trained.role == "intermediate"
+                     "target_variant": f"head of {_named(trained)}" if trained and trained.role == "intermediate"
                      else labels["target_variant"]}
+
+
+def _named(model: Train) -> str:
+    """The name of what was trained, with its variant."""
+    return f"{model.name} ({model.spec['variant']})" if model.spec.get("variant") else model.name
 
 
 def _told_recipe(model: Train | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from peft_stilts.errors import DataError, Problems
 from peft_stilts.grid import recorded
 from peft_stilts.grid.base import find_base, resolve_scale
 from peft_stilts.grid.builder import StageBuilder, mixture
-from peft_stilts.grid.stages import Plan, dev_rows, scored_rows
+from peft_stilts.grid.stages import Evaluate, Plan, dev_rows, scored_rows
 from peft_stilts.machine import resolve_precision
 from peft_stilts.miniature.provider import MiniatureWorld
 from peft_stilts.recipe import Recipe, read_recipe
@@ -17,6 +18,7 @@ from peft_stilts.registry import unknown
 from peft_stilts.spec import Request, choices
 from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.base import Task
+from peft_stilts.tasks.check import unlabelled
 from peft_stilts.tasks.sources import OFF_HUB, Hub, LocalMirror, Provider, scored_languages, scored_split
 
 if TYPE_CHECKING:
@@ -128,41 +130,71 @@ def typed_languages(provider: Provider, request: Request, found: Problems) -> tu
 
 def _check_data(plan: Plan, found: Problems) -> None:
     """Read and check every split the plan needs, so that unreadable data stops here."""
+    ids = Ids()
     for stage in plan.stages.values():
         if stage.kind == "evaluate":
             for code in stage.languages:
                 with found.collect():
                     rows = scored_rows(plan, stage, code)
-                    dev_rows(plan, stage, code)
-                    for task in stage.parent.tasks if stage.parent else ():
-                        train = plan.data.joined(task, stage.parent.splits[task.name], stage.parent.limit)
-                        _refuse_shared(rows, train, f"{stage.task.name} {code}", f"{task.name}'s training rows")
+                    dev = dev_rows(plan, stage, code)
+                    if dev is not None and (why := unlabelled(stage.task.form, dev)):
+                        raise DataError(f"{stage.task.name} {code}: no threshold can be taken from its development "
+                                        f"pool: {why}")
+                    for task, train in _trained_on(plan, stage):
+                        ids.refuse_shared(rows, train, f"{stage.task.name} {code}", f"{task.name}'s training rows")
             continue
         for task in stage.tasks:
             train = None
             with found.collect():
                 train = plan.data.joined(task, stage.splits[task.name], stage.limit)
-                _refuse_shared(train, None, f"{task.name}'s training rows", "")
+                ids.refuse_shared(train, None, f"{task.name}'s training rows", "")
             if stage.settings.keep == "best":
                 with found.collect():
                     select = plan.data.joined(task, task.select, stage.settings.select_examples)
-                    _refuse_shared(select, train, f"{task.name}'s development rows", "its training rows")
+                    ids.refuse_shared(select, train, f"{task.name}'s development rows", "its training rows")
         for split in stage.masked.splits.values() if stage.masked else ():
             with found.collect():
                 plan.data.rows("text", split, None)
 
 
-def _refuse_shared(rows: Dataset, others: Dataset | None, name: str, other_name: str) -> None:
-    """DataError where rows have an id twice, or one that `others` have too: a scored item was trained on, or two items
-    would share one prediction. Rows without ids pass."""
-    if "id" not in rows.column_names or "answers" not in rows.column_names:
-        return
-    ids = list(rows["id"])
-    twice = [key for key, count in Counter(ids).items() if count > 1]
-    shared = sorted(set(ids) & set(others["id"])) if others is not None and "id" in others.column_names else []
-    if twice:
-        raise DataError(f"{name} have {len(twice)} ids more than once, first {', '.join(map(repr, twice[:3]))}: their "
-                        "splits overlap.")
-    if shared:
-        raise DataError(f"{name} share {len(shared)} ids with {other_name}, first {', '.join(map(repr, shared[:3]))}; "
-                        "no item may be both.")
+def _trained_on(plan: Plan, stage: Evaluate) -> Iterator[tuple[Task, Dataset]]:
+    """The rows with ids that the model of an evaluation was trained on, in any of its stages."""
+    model = stage.parent
+    while model is not None and stage.task.form in WITH_IDS:
+        for task in model.tasks:
+            if task.form in WITH_IDS:
+                yield task, plan.data.joined(task, model.splits[task.name], model.limit)
+        model = model.parent
+
+
+WITH_IDS = ("span", "nullable_span")
+"""The forms whose rows are known by an id."""
+
+
+class Ids:
+    """The ids of each Dataset that was looked at, and which pairs of them were compared: each is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Dataset, set[str], list[str]]] = {}
+        self._compared: set[tuple[int, int]] = set()
+
+    def of(self, rows: Dataset) -> tuple[set[str], list[str]]:
+        """The ids of rows, and those that stand more than once."""
+        if id(rows) not in self._known:
+            counts = Counter(rows["id"]) if "id" in rows.column_names else Counter()
+            self._known[id(rows)] = rows, set(counts), [key for key, count in counts.items() if count > 1]
+        return self._known[id(rows)][1:]
+
+    def refuse_shared(self, rows: Dataset, others: Dataset | None, name: str, other_name: str) -> None:
+        """DataError where rows have an id twice, or one that `others` have too: a scored item was trained on, or two
+        items would share one prediction. Rows without ids pass."""
+        if (pair := (id(rows), id(others))) in self._compared or "answers" not in rows.column_names:
+            return
+        self._compared.add(pair)
+        own, twice = self.of(rows)
+        if twice:
+            raise DataError(f"{name} have {len(twice)} ids more than once, first {', '.join(map(repr, twice[:3]))}: "
+                            "their splits overlap.")
+        if others is not None and (shared := sorted(own & self.of(others)[0])):
+            raise DataError(f"{name} share {len(shared)} ids with {other_name}, first "
+                            f"{', '.join(map(repr, shared[:3]))}; no item may be both.")

@@ -224,6 +224,8 @@ class Runner:
                                precision=self.plan.precision, folder=self.store.work(stage.key) / "checkpoints",
                                say=say, progress=of_training(step), select=select)
             except TrainingError as error:
+                if isinstance(error.__cause__, OSError):        # a full disk: no other stage would do better
+                    raise
                 raise FailedStage(stage, error) from error
         draft = self.fresh_draft(stage.key)
         try:

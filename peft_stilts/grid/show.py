@@ -63,7 +63,7 @@ def begin(plan: Plan) -> None:
         unscored = [code for code in plan.request.languages or () if code not in there]
         if unscored:
             print(f"note: {task.name} is not scored in {', '.join(unscored)}")
-        if missing and plan.provider.name == "local":
+        if missing and (plan.provider.name == "local" or task.origin):
             print(f"note: {task.name} is not in this data in {', '.join(missing)}; its average is over the others")
 
 

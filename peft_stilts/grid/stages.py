@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +31,8 @@ class Masked:
     splits: Mapping[str, Split] = field(compare=False)
 
     def __str__(self) -> str:
-        return f"mlm {self.ratio:g} {','.join(self.languages)}"
+        usual = math.isclose(self.temperature, 1 / 0.3)
+        return f"mlm {self.ratio:g} {','.join(self.languages)}" + ("" if usual else f" T {self.temperature:g}")
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class DataCache:
     def __init__(self, provider: Provider):
         self.provider = provider
         self.read: dict[tuple[str, Split, int | None], Dataset] = {}
+        self._joined: dict[tuple[str, tuple[Split, ...], int | None], Dataset] = {}
         self._identities: dict[Split, dict[str, Any]] = {}
 
     def rows(self, form: str, split: Split, limit: int | None, labels: tuple[str, ...] = ()) -> Dataset:
@@ -157,12 +160,16 @@ class DataCache:
         """
         from datasets import concatenate_datasets
 
+        key = task.name, splits, limit
+        if key in self._joined:
+            return self._joined[key]
         share = None if limit is None else -(-limit // len(splits))
         parts = [self.rows(task.form, split, share, task.labels) for split in splits]
         for split, part in zip(splits, parts):
             if why := unlabelled(task.form, part):
                 raise DataError(f"{split} cannot be trained or selected on: {why}.")
-        return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+        self._joined[key] = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+        return self._joined[key]
 
     def identified(self) -> Iterator[tuple[dict[str, Any], Dataset]]:
         """What was read: identity, the limit among it, and rows."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peft_stilts import results
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.evaluate.submission import write_submission
-from peft_stilts.grid.evaluate import read_stage
 from peft_stilts.grid.run import ROWS
 from peft_stilts.store import Store
 from peft_stilts.tasks import TARGETS, TASKS
@@ -23,6 +23,8 @@ class Candidate:
     method: str
     intermediate: str
     seed: str
+    stage: str
+    reading: str
     folder: Path
 
     def fits(self, chosen: Mapping[str, str | None]) -> bool:
@@ -31,15 +33,15 @@ class Candidate:
 
     def __str__(self) -> str:
         told = [f"--{name} {value}" for name in ("method", "intermediate", "seed") if (value := getattr(self, name))]
-        return f"{' '.join(told)} ({self.folder.name})"
+        return " ".join([*told, *([self.reading] if self.reading else []), f"(--stage {self.stage})"])
 
 
 def submit(runs: Path, out: Path, chosen: Mapping[str, str | None]) -> dict[str, tuple[str, ...]]:
     """Write OUT/TASK/test-LL.* from the evaluations in the folder `runs` (or from an `evaluate` folder's predictions).
 
-    `chosen`: method, intermediate (with its variant in brackets) and seed, None where any will do. Returns, by task,
-    the languages without a file. Raises UsageError where several models fit a target, where none fits any, and for
-    scores of the first rows only (--limit_eval); DataError as `write_submission`.
+    `chosen`: method, intermediate (with its variant in brackets), seed and stage, None where any will do. Returns, by
+    task, the languages without a file. Raises UsageError where several models fit a target, where none fits any, and
+    for scores of the first rows only (--limit_eval); DataError as `write_submission`.
     """
     if not (runs / "stages").is_dir():
         if not (runs / "predictions").is_dir():
@@ -48,10 +50,14 @@ def submit(runs: Path, out: Path, chosen: Mapping[str, str | None]) -> dict[str,
                    if (runs / "predictions" / target).is_dir()}
         return write_submission(sources, out)
     found, everything = Problems(), candidates(Store(runs))
+    keys = (chosen.get("stage") or "").split(",")
+    labels = {name: value for name, value in chosen.items() if name != "stage"}
     with found:
         sources, items = {}, {}
         for target in TARGETS:
-            fitting = [one for one in everything if one.target == target and one.fits(chosen)]
+            mine = [one for one in everything if one.target == target]
+            named = [one for one in mine if one.stage in keys]      # a stage is named for its own target only
+            fitting = named or [one for one in mine if one.fits(labels)]
             if len(fitting) > 1:
                 found.add(f"{target} was scored by {len(fitting)} models; choose one: " + "; ".join(map(str, fitting)))
             elif fitting:
@@ -64,29 +70,37 @@ def submit(runs: Path, out: Path, chosen: Mapping[str, str | None]) -> dict[str,
 
 
 def candidates(store: Store) -> list[Candidate]:
-    """Every finished evaluation of whole test sets, by the usual layer or another. UsageError where only parts of test
-    sets were scored."""
+    """Every finished evaluation of whole test sets. Raises UsageError where only parts of test sets were scored."""
     found, partial = [], 0
     for key in store.keys():
         record = store.record(key)
         spec = record["spec"]
         if record["kind"] != "evaluate" or spec["target"] not in TARGETS:
             continue
-        if spec["limit_eval"] is not None:
+        task = TASKS[spec["target"]]
+        if spec["limit_eval"] is not None and task.form != "mining":      # pools of mining are always whole
             partial += 1
             continue
-        model = read_stage(store, spec["parent"]) if spec["parent"] else None
-        method, seed, before = (model.method, str(model.seed), model) if model else ("", "", None)
-        if model and TASKS[spec["target"]].trained_on:
-            before = model.parent
-        path, variant = (before.path, before.spec.get("variant")) if before else ((), None)
-        name = ">".join(path) or "none"
-        found.append(Candidate(spec["target"], method, f"{name} ({variant})" if variant else name, seed,
+        chain = _chain(store, spec["parent"])
+        before = chain[:-1] if task.trained_on else chain
+        name = ">".join(one["name"] for one in before) or "none"
+        variant = before[0].get("variant") if before else None
+        reading = f"layer {spec['layer']}{' centred' * spec['centred']}" if spec["layer"] is not None else ""
+        method, seed = (chain[-1]["method"], str(chain[-1]["seed"])) if chain else ("", "")
+        found.append(Candidate(spec["target"], method, f"{name} ({variant})" if variant else name, seed, key, reading,
                                store.open(key)))
     if partial and not found:
         raise UsageError(f"all {partial} evaluations in {store.root} scored the first rows only (--limit_eval); a "
                          "submission needs whole test sets")
     return found
+
+
+def _chain(store: Store, key: str | None) -> list[dict[str, Any]]:
+    """The specifications of a model's trainings, the first one first; its tasks need not be known here."""
+    if not key:
+        return []
+    spec = store.record(key)["spec"]
+    return [*_chain(store, spec["parent"]), spec]
 
 
 def _items(candidate: Candidate) -> dict[str, int]:

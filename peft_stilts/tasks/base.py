@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,10 @@ class Task:
         for name in ("train", "select"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, Split) else tuple(given or ()))
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise ValueError(f"task {self.name!r}: a name has letters, digits, _ and - (it names folders and heads)")
+        if self.trained_on is None and self.form not in ("retrieval", "mining"):
+            raise ValueError(f"task {self.name}: only retrieval and mining need no training; `trained_on` names a task")
         if self.form not in FORMS:
             raise ValueError(f"task {self.name}: form {self.form!r} is none of {FORMS}")
         if self.form == "tagging" and self.is_target and not self.labels:

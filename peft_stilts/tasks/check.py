@@ -73,6 +73,8 @@ def unlabelled(form: str, dataset: Dataset) -> str:
         found = {tag for tags in dataset.with_format("arrow")["tags"].to_pylist() for tag in tags}
     elif form == "span":
         return "" if all(answer["text"] for answer in dataset["answers"]) else "it has questions without an answer"
+    elif form == "mining":
+        return "" if any(dataset["match"]) else "it has no gold pairs"
     else:
         return ""
     if not found or found == {""}:

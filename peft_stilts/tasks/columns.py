@@ -135,8 +135,8 @@ def _same_order(dataset: Dataset, column: str, words: Sequence[str], where: str)
     feature = dataset.features.get(column)
     feature = getattr(feature, "feature", feature)
     names = getattr(feature, "names", None)
-    if names and [name.lower() for name in names] != [word.lower() for word in words] and not all(
-            name.isdigit() for name in (*names, *words)):
+    numbers = [str(number) for number in range(len(names or ()))]       # no names at all, only numbers
+    if names and names != numbers and [name.lower() for name in names] != [word.lower() for word in words]:
         raise DataError(f"{where}: column {column!r} numbers its labels {', '.join(names)}; expected was the order "
                         f"{', '.join(words)}.")
 

@@ -160,6 +160,8 @@ class Hub:
 
         try:
             stream = load_dataset(split.repo, split.config, split=split.split, revision=commit, streaming=True)
+            if "text" in (stream.column_names or ()):      # of a corpus nothing else is used
+                stream = stream.select_columns("text")
             return Dataset.from_list(list(stream.take(split.first)))
         except Exception as error:      # as in `load`
             raise DataError(f"cannot load {where}: {first_line(error)}. {_INSTEAD}") from error

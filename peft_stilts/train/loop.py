@@ -120,7 +120,7 @@ def train(
         if whole:
             checkpoints.save(state)
         raise
-    usual = max(counts, key=order.steps_of)
+    usual = max((task for task in counts if task != mixing.extra), key=order.steps_of)
     losses = [loss for step, loss in enumerate(state.losses) if loss is not None and order.task(step) == usual]
     first, last = _ends(losses or [math.nan])
     if len(losses) >= SHORTEST_JUDGED and not last < first:

@@ -22,7 +22,7 @@ def test_pairs_are_the_tokenizer_s_longest_first(tokenizer, a, b, limit):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(6, 30))
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(6, 60))
 def test_choices_lose_their_beginning_one_token_at_a_time(tokenizer, first, second, limit):
     a, b = np.arange(100, 100 + first), np.arange(200, 200 + second)
     kept_a, kept_b = list(a), list(b)
@@ -30,6 +30,7 @@ def test_choices_lose_their_beginning_one_token_at_a_time(tokenizer, first, seco
         (kept_a if len(kept_a) >= len(kept_b) else kept_b).pop(0)
     found = pair(a, b, tokenizer, limit, from_start=True)
     assert found.tolist() == [0, *kept_a, 2, 2, *kept_b, 2]
+    assert len(found) == min(first + second, limit - 4) + 4
 
 
 def test_choices_stand_together_and_share_their_label(tokenizer):

@@ -124,14 +124,14 @@ def test_masked_words_are_mixed_in_and_named(workshop, tmp_path):
     plan = workshop.plan(workshop.request("mini", tmp_path / "runs", targets=("tatoeba",), mlm_ratio=0.5,
                                           mlm_text=folder, mlm_languages=("qa", "en"), limit_train=64))
     stage = first_stage(plan)
-    assert stage.spec["variant"] == "mlm 0.5 qa,en" and set(stage.spec["mlm"]["data"]) == {"qa", "en"}
+    assert stage.spec["variant"].startswith("mlm 0.5 qa,en (") and set(stage.spec["mlm"]["data"]) == {"qa", "en"}
     run(plan)
     record = Store(tmp_path / "runs").record(stage.key)["record"]
     plain = workshop.plan(workshop.request("mini", tmp_path / "plain", targets=("tatoeba",), limit_train=64))
     assert record["steps"] == 2 * 3 * 2, "half of the steps, on top of the task's own: 64 rows, 32 a step, 3 epochs"
     assert first_stage(plain).key != stage.key
     frame = results.read(tmp_path / "runs")
-    assert set(frame["intermediate_variant"]) == {"", "mlm 0.5 qa,en"}
+    assert set(frame["intermediate_variant"]) == {"", stage.spec["variant"]}
     assert (frame["intermediate_variant"] == "").eq(frame["intermediate"] == "none").all()
     assert len(results.gains(frame)) == len(frame) / 2
 
@@ -163,7 +163,7 @@ def test_translated_rows_are_joined_as_asked(workshop, tmp_path, recipe, rows):
     plan = workshop.plan(workshop.request("mini", tmp_path / "runs", recipes=(recipe,), targets=("tatoeba",),
                                           translated=tmp_path / "translated", translated_languages=asked))
     stage = first_stage(plan)
-    assert stage.spec["variant"] == ("translated en,qi" if asked else "translated en,qa,qi")
+    assert stage.spec["variant"].startswith("translated en,qi (" if asked else "translated en,qa,qi (")
     joined = plan.data.joined(stage.tasks[0], stage.splits[recipe], None)
     english = plan.data.joined(stage.tasks[0], stage.tasks[0].train, None)
     column, sizes = ("question", 16) if recipe == "squad" else ("text_a", 16)
@@ -196,3 +196,13 @@ def test_a_damaged_translation_is_named_with_its_line(workshop, tmp_path):
     path.write_text("\n".join([*lines[:2], lines[2].rpartition("\t")[0] + "\tEntailment"]), encoding="utf-8")
     with pytest.raises(UsageError, match="line 3: the label is 'Entailment'; known: entailment, neutral"):
         workshop.plan(workshop.request("mini", tmp_path / "r", recipes=("mnli",), translated=tmp_path))
+
+
+def test_another_text_or_temperature_is_another_variant(workshop, tmp_path):
+    variants = set()
+    for number, (lines, temperature) in enumerate([(30, 1 / 0.3), (31, 1 / 0.3), (30, 1.0)]):
+        write_text(tmp_path / str(number), ("qa",), lines)
+        plan = workshop.plan(workshop.request("mini", tmp_path / "runs", targets=("tatoeba",), mlm_ratio=0.5,
+                                              mlm_text=tmp_path / str(number), mlm_temperature=temperature))
+        variants.add(first_stage(plan).spec["variant"])
+    assert len(variants) == 3 and sum(variant.startswith("mlm 0.5 qa T 1 (") for variant in variants) == 1
