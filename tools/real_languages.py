@@ -211,7 +211,7 @@ def pretrain(lines: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: P
     """Pretrain an encoder on masked words of `lines` and write it with its MLM head to the new `folder`, cost.json
     beside its files; goes on where it was stopped, and does nothing when it is there."""
     from peft_stilts.data.mask import encode_masked
-    from peft_stilts.grid.pretrain import _save
+    from peft_stilts.grid.pretrain import save
     from peft_stilts.model import stack as stacks
     from peft_stilts.model.encoder import random_encoder
     from peft_stilts.model.heads import new_head
@@ -233,7 +233,7 @@ def pretrain(lines: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: P
         record = train(learner, {MLM: features}, PRETRAINING, seed=seed, folder=work, progress=of_training(step),
                        say=print)
     if not (folder / "config.json").is_file():
-        _save(learner, config, tokenizer, folder)
+        save(learner, config, tokenizer, folder)
     write_atomic(folder / "cost.json", json.dumps(dataclasses.asdict(record), indent=1))
     shutil.rmtree(work, ignore_errors=True)
 

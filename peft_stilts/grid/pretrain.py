@@ -62,7 +62,7 @@ def build(out: Path, settings: Pretraining = SETTINGS) -> None:
                            progress=of_training(step), say=print)
     finally:
         torch.set_num_threads(threads)
-    _save(learner, config, tokenizer, out)
+    save(learner, config, tokenizer, out)
     shutil.rmtree(work, ignore_errors=True)
     made, shipped = (sha256_file(folder / "model.safetensors") for folder in (out, miniature_folder()))
     print(f"wrote {out} in {clock(record.seconds)}, loss {record.first_loss:.2f} to {record.last_loss:.2f}")
@@ -70,7 +70,7 @@ def build(out: Path, settings: Pretraining = SETTINGS) -> None:
                                  f"the shipped encoder's is {shipped} (made on another CPU type or library version)"))
 
 
-def _save(learner: Learner, config: XLMRobertaConfig, tokenizer, out: Path) -> None:
+def save(learner: Learner, config: XLMRobertaConfig, tokenizer, out: Path) -> None:
     """Write the folder in one step: whoever sees it sees all of it."""
     model = XLMRobertaForMaskedLM(config)
     weights = {f"roberta.{name}": value for name, value in learner.stack.encoder.state_dict().items()}
