@@ -41,20 +41,23 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
     """Score `request.targets` with the models at `source`; write predictions and results.csv below `out`.
 
     Where several models can score a target (methods, seeds, with and without intermediate task), each has a folder of
-    its own, named by its key. Scores that an earlier call left in `out` stay, but for those made again. Raises
-    UsageError with every mistake before anything is scored.
+    its own, named by its key, and so has each of several layers in it. Scores that an earlier call left in `out` stay,
+    but for those made again. Raises UsageError with every mistake before anything is scored.
     """
     found_source = open_source(source)
     with Problems() as found:
         plan = _plan(found_source, request, found)
     runner = _AdapterRunner(plan, found_source.adapter) if found_source.adapter else _ScoringRunner(plan)
     several = len({cell.stage.parent and cell.stage.parent.key for cell in plan.cells}) > 1
+    layers = len({cell.stage.layer for cell in plan.cells} - {None}) > 1     # each layer's predictions stay
     earlier = results.read(out) if (out / ROWS).is_file() else results.RESULTS.frame()
     parts: dict[Path, list[dict[str, Any]]] = {}
     scored: dict[str, pd.DataFrame] = {}
     for number, cell in enumerate(plan.cells, start=1):
         parent = cell.stage.parent
         folder = out / (parent.key if parent else "base") if several else out
+        if layers and cell.stage.layer is not None:
+            folder = folder / f"layer-{cell.stage.layer}"
         folder.mkdir(parents=True, exist_ok=True)
         if cell.stage.key not in scored:
             runner.write_scores(cell.stage, cell.labels, folder, f"[{number}/{len(plan.cells)}]")

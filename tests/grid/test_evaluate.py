@@ -291,3 +291,14 @@ def test_a_second_target_is_added_to_the_scores_of_the_first(kept, evaluate):
     folder = stage_folder(kept, "squad", "full")
     evaluate(folder, "xquad", layers=None, limit_eval="4")
     assert set(results.read(evaluate(folder, "tatoeba", limit_eval="4"))["target"]) == {"xquad", "tatoeba"}
+
+
+def test_several_layers_keep_their_predictions_apart_and_draw_a_curve(encoder, evaluate):
+    out = evaluate(encoder, "tatoeba", layers="all", languages="de,fi")
+    folders = {path.relative_to(out).as_posix() for path in out.rglob("test-de.tsv")}
+    assert folders == {f"layer-{layer}/predictions/tatoeba/test-de.tsv" for layer in (0, 1, 2)}
+    assert (out / "layers.png").read_bytes().startswith(b"\x89PNG")
+    frame = results.read(out)
+    assert set(frame["target_variant"]) == {"layer 0", "layer 1", "layer 2"} and len(frame) == 6
+    alone = results.read(evaluate(encoder, "tatoeba", layers="-1", languages="de,fi"))
+    assert set(alone["target_variant"]) >= {"layer 2"}
