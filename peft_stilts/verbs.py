@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from peft_stilts.errors import Problems, TrainingError, UsageError
+from peft_stilts.errors import Problems, UsageError
 
 BANNER = """No CUDA device here, so this is the miniature world: ten invented languages and an encoder of a million
 parameters; everything runs in minutes and nothing is downloaded. Its scores are never XLM-R's. For the real thing:
@@ -52,7 +52,7 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", targets: Tex
         keep: keep the target models after scoring (they are removed to bound disk use).
     """
     from peft_stilts.grid.plan import make_plan
-    from peft_stilts.grid.run import run
+    from peft_stilts.grid.run import Incomplete, run
     from peft_stilts.grid.show import begin, finish, show_plan
     from peft_stilts.spec import parse_request
 
@@ -73,7 +73,7 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", targets: Tex
     begin(plan)
     try:
         run(plan)
-    except TrainingError:       # some trainings failed; what was made is shown all the same
+    except Incomplete:          # what was made is shown all the same
         finish(plan)
         raise
     finish(plan)

@@ -44,7 +44,7 @@ def run(plan: Plan) -> None:
     """Make every cell of the plan, and keep the tables of its `--runs` folder up to date.
 
     A training that fails (collapsed, not finite, too large) ends the cells that need it, not the others; they are named
-    in a TrainingError at the end.
+    in an Incomplete at the end. A full disk ends everything at once.
     """
     runner, failed, lost = Runner(plan), {}, []
     for number, cell in enumerate(plan.cells, start=1):
@@ -58,8 +58,12 @@ def run(plan: Plan) -> None:
                 print(f"{place} {error}", flush=True)
         lost.append(cell.stage.label)
     if failed:
-        raise TrainingError(f"{len(failed)} trainings failed, and {len(lost)} scores are missing for it (first: "
-                            f"{lost[0]}); all others were made:\n" + "\n".join(failed.values()))
+        raise Incomplete(f"{len(failed)} trainings failed, and {len(lost)} scores are missing for it (first: "
+                         f"{lost[0]}); all others were made:\n" + "\n".join(failed.values()))
+
+
+class Incomplete(TrainingError):
+    """Some trainings of a run failed; everything that does not need them was made."""
 
 
 class FailedStage(TrainingError):

@@ -128,6 +128,8 @@ def finish(plan: Plan) -> None:
     folder = plan.request.runs
     keys = {cell.stage.key for cell in plan.cells}
     recipes = {cell.labels["recipe"] for cell in plan.cells}
+    if not (folder / "results.csv").is_file():
+        return print("no score was made")
     frame = results.read(folder)
     mine = frame[frame["stage_key"].isin(keys) & frame["recipe"].isin(recipes)]
     tasks = {cell.stage.task.name: cell.stage.task for cell in plan.cells}
