@@ -64,8 +64,8 @@ def submit(runs: Path, out: Path, chosen: Mapping[str, str | None]) -> dict[str,
                 sources[target] = fitting[0].folder / "predictions" / target
                 items[target] = _items(fitting[0])
         if not sources and not found.messages:
-            found.add(f"no finished evaluation in {runs} fits; there are: " + "; ".join(
-                f"{one.target} by {one}" for one in everything) or "none")
+            there = "; ".join(f"{one.target} by {one}" for one in everything) or "none"
+            found.add(f"no finished evaluation in {runs} fits; there are: {there}")
     return write_submission(sources, out, items)
 
 
