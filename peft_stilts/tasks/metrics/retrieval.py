@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peft_stilts.errors import DataError
+from peft_stilts.tasks.metrics.classification import share_right
 
 METRICS = ("accuracy",)
 
@@ -16,7 +16,4 @@ def accuracy(predictions: Mapping[str, Any], golds: Mapping[str, Any], language:
     `predictions`, `golds`: {query id: line number}. A query without a prediction counts as wrong. Rule: XTREME's
     evaluate.py, task tatoeba. Raises DataError without golds.
     """
-    if not golds:
-        raise DataError("there is no gold line number to score against.")
-    right = sum(1 for key, gold in golds.items() if key in predictions and predictions[key] == gold)
-    return {"accuracy": 100.0 * right / len(golds)}
+    return {"accuracy": share_right(predictions, golds)}
