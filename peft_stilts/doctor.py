@@ -19,8 +19,8 @@ LARGE_GIB = 16 * 560e6 / GIB
 """XLM-R Large, 560 million parameters (Conneau et al., 2020, table 12), 16 bytes each: float32 weight, gradient and
 AdamW's two moments; activations come on top."""
 FP32 = "The miniature world is always computed in fp32."
-LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "accelerate", "datasets", "huggingface_hub", "safetensors",
-             "numpy", "pandas", "pyarrow")
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "bitsandbytes", "accelerate", "datasets",
+             "huggingface_hub", "safetensors", "numpy", "pandas", "pyarrow")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,17 @@ import yaml
 
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.registry import unknown
-from peft_stilts.spec import LORA, METHODS, SETTINGS, LoraSettings, TrainingSettings, build, typed, typed_path
+from peft_stilts.spec import (
+    ADAPTERS,
+    LORA,
+    METHODS,
+    SETTINGS,
+    LoraSettings,
+    TrainingSettings,
+    build,
+    typed,
+    typed_path,
+)
 from peft_stilts.store import write_atomic
 
 
@@ -22,8 +32,10 @@ class Recipe:
     `intermediate` is the name in the results table: `none`, a task, `all`, or a mixture `a+b`; `tasks` the tasks in it
     (`all` stands for itself: grid/plan.py knows which those are).
     `training` and `miniature` map a stage (`default`, `intermediate`, or the name of a target's training task such
-    as `squad`) to settings; the blocks `full:` and `lora:` inside a stage hold for that method only and win over
-    the plain ones. `miniature` is laid over `training` in the miniature world.
+    as `squad`) to settings; the blocks `full:` and `lora:` inside a stage hold for full fine-tuning and for adapters
+    only and win over the plain ones; `rslora:`, `dora:` and `qlora:` win over `lora:`. `miniature` is laid over
+    `training` in the miniature world. `stack`: what is trained or taken before the intermediate task, lowest first, as
+    for `--stack`.
     """
 
     name: str
@@ -33,25 +45,29 @@ class Recipe:
     protocol: str
     training: Mapping[str, Mapping[str, Any]]
     miniature: Mapping[str, Mapping[str, Any]]
+    stack: tuple[str, ...] = ()
 
     def _values(self, stage: str, method: str, miniature: bool) -> dict[str, Any]:
         blocks = [source.get(name, {}) for source in (self.training, self.miniature)[: 1 + miniature]
                   for name in ("default", stage)]
         plain = {key: value for block in blocks for key, value in block.items() if key not in METHODS}
-        return plain | {key: value for block in blocks for key, value in block.get(method, {}).items()}
+        own = dict.fromkeys(("lora" if method in ADAPTERS else method, method))
+        return plain | {key: value for name in own for block in blocks for key, value in block.get(name, {}).items()}
 
     def settings(self, stage: str, method: str, miniature: bool) -> TrainingSettings:
         """Settings of `stage` for `method`; `stage` is `intermediate` or the name of a training task."""
         values = {key: value for key, value in self._values(stage, method, miniature).items() if key in SETTINGS}
         return build(TrainingSettings, values, f"recipe {self.name}: {stage} ({method})")
 
-    def lora(self, stage: str, miniature: bool) -> LoraSettings:
-        """Shape of the adapter that `stage` trains."""
-        values = {key: value for key, value in self._values(stage, "lora", miniature).items() if key in LORA}
-        return build(LoraSettings, values, f"recipe {self.name}: {stage} (lora)")
+    def lora(self, stage: str, method: str, miniature: bool) -> LoraSettings | None:
+        """Shape of the adapter that `stage` trains by `method`; None for full fine-tuning."""
+        if method not in ADAPTERS:
+            return None
+        values = {key: value for key, value in self._values(stage, method, miniature).items() if key in LORA}
+        return build(LoraSettings, values, f"recipe {self.name}: {stage} ({method})")
 
 
-RECIPE_KEYS = ("name", "intermediate", "targets", "protocol", "training", "miniature")
+RECIPE_KEYS = ("name", "intermediate", "stack", "targets", "protocol", "training", "miniature")
 
 
 def recipes_folder() -> Path:
@@ -90,7 +106,7 @@ def _check_blocks(stages: Any, where: str, found: Problems) -> None:
             continue
         for key, value in block.items():
             if key in METHODS:
-                allowed = SETTINGS | (LORA if key == "lora" else set())
+                allowed = SETTINGS | (LORA if key in ADAPTERS else set())
                 if not isinstance(value, dict):
                     found.add(f"{where}.{stage}.{key} is {value!r}; it must map settings to values")
                     continue
@@ -112,10 +128,11 @@ def _check_blocks(stages: Any, where: str, found: Problems) -> None:
 
 def _check_effect(own: Mapping[str, Any], stages: Mapping[str, Any], where: str, found: Problems) -> None:
     """Note every plain value in a recipe's `own` file that the blocks full and lora of `default` make useless."""
-    above = [stages.get("default", {}).get(method, {}) for method in METHODS]
+    wide = METHODS[:2]      # the other methods' blocks lie over `lora`
+    above = [stages.get("default", {}).get(method, {}) for method in wide]
     for stage, block in own.items():
         for key in block:
-            if all(key in values and key not in block.get(method, {}) for method, values in zip(METHODS, above)):
+            if all(key in values and key not in block.get(method, {}) for method, values in zip(wide, above)):
                 found.add(f"{where}.{stage}.{key} would have no effect: the blocks full and lora of `default` have "
                           f"their own {key} and win; set it in the blocks full and lora of `{stage}`")
 
@@ -188,10 +205,15 @@ def read_recipe(name: str, protocol: str | None = None) -> Recipe:
         targets = content.get("targets")
         if not isinstance(targets, list) or not targets or not all(isinstance(item, str) for item in targets):
             found.add(f"{name}: targets is {targets!r}; it must be a list of target tasks")
+        stack = content.get("stack") or []
+        if not isinstance(stack, list) or not all(isinstance(item, str) and item.strip() for item in stack):
+            found.add(f"{name}: stack is {stack!r}; it must be a list of recipes, adapter folders, bundles or hub ids")
+            stack = []
         training, miniature = content.get("training", {}), content.get("miniature", {})
         _check_blocks(training, f"{name}: training", found)
         _check_blocks(miniature, f"{name}: miniature", found)
-    recipe = Recipe(content["name"], intermediate, tasks, tuple(targets), content["protocol"], training, miniature)
+    recipe = Recipe(content["name"], intermediate, tasks, tuple(targets), content["protocol"], training, miniature,
+                    tuple(stack))
     with Problems() as found:
         own = read_yaml(recipe_file(name))
         _check_effect(own.get("training", {}), training, f"{name}: training", found)
@@ -202,8 +224,8 @@ def read_recipe(name: str, protocol: str | None = None) -> Recipe:
                 for method in METHODS:
                     with found.collect():
                         recipe.settings(stage, method, small)
-                with found.collect():
-                    recipe.lora(stage, small)
+                    with found.collect():
+                        recipe.lora(stage, method, small)
     return recipe
 
 

@@ -15,7 +15,18 @@ from typing import Any, ClassVar
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.registry import unknown
 
-METHODS = ("full", "lora")
+ADAPTERS = ("lora", "rslora", "dora", "qlora")
+"""Methods that train an adapter: LoRA, rank-stabilised LoRA, DoRA, and LoRA over a 4-bit base."""
+METHODS = ("full", *ADAPTERS)
+POLICIES = ("stack", "continue", "merge")
+"""What a training does with the adapters before it: keeps them frozen below its own, goes on training the last one, or
+folds them into the base (float32) and starts a new one."""
+NF4 = "nf4"
+"""The base of qlora: 4-bit NormalFloat with doubly quantised constants (arXiv 2305.14314, sections 3.1 and 3.2)."""
+MAPS = {"query": r"attention\.self\.query", "key": r"attention\.self\.key", "value": r"attention\.self\.value",
+        "attention_output": r"attention\.output\.dense", "intermediate": r"intermediate\.dense",
+        "output": r"output\.dense"}
+"""The six linear maps of an XLM-R layer -> where they are in it, as a regular expression."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 POOLINGS = ("mean", "cls")
 LARGEST = 10**9
@@ -26,14 +37,17 @@ SCALES = {"base": "FacebookAI/xlm-roberta-base", "large": "FacebookAI/xlm-robert
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Shape of one adapter (Hu et al. 2021, arXiv 2106.09685)."""
+    """Shape of one adapter (Hu et al. 2021, arXiv 2106.09685; rsLoRA: Kalajdzievski 2023, arXiv 2312.03732; DoRA: Liu
+    et al. 2024, arXiv 2402.09353; QLoRA: Dettmers et al. 2023, arXiv 2305.14314)."""
 
     rank: int = 16
     """rows of A and columns of B"""
     alpha: float = 32.0
-    """the update is scaled by alpha / rank"""
+    """the update is scaled by alpha / rank (rslora: alpha / sqrt(rank))"""
     dropout: float = 0.05
     """probability on the adapter's input"""
+    target_maps: tuple[str, ...] = tuple(MAPS)
+    """the linear maps of each layer that have an adapter"""
 
     def __post_init__(self) -> None:
         with Problems() as found:
@@ -44,6 +58,18 @@ class LoraSettings:
                     found.add(f"{name} is {getattr(self, name)}; it must be at most {LARGEST}")
             if not 0 <= self.dropout < 1:
                 found.add(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+            choices(self.target_maps, MAPS, "map in target_maps", found)
+            if not self.target_maps or len(set(self.target_maps)) < len(self.target_maps):
+                found.add(f"target_maps is {self.target_maps}; it must name one map or more, each once")
+        object.__setattr__(self, "target_maps", tuple(name for name in MAPS if name in self.target_maps))
+
+    def told(self) -> dict[str, Any]:
+        """The fields for stage keys and tables; `target_maps` only where they are not all six, so that what was made
+        before there was a choice keeps its key."""
+        fields = dataclasses.asdict(self) | {"target_maps": list(self.target_maps)}
+        if self.target_maps == tuple(MAPS):
+            del fields["target_maps"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -142,7 +168,10 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     try:
         if typing.get_origin(target) is tuple:
             kinds = typing.get_args(target)
-            if isinstance(value, (str, Mapping)) or len(value) != len(kinds):
+            if isinstance(value, (str, Mapping)):
+                raise ValueError
+            kinds = [kinds[0]] * len(value) if kinds[-1] is ... else kinds
+            if len(value) != len(kinds):
                 raise ValueError
             return tuple(typed(item, of, where) for item, of in zip(value, kinds))
         if isinstance(value, bool) or (target is str and not isinstance(value, str)):
@@ -156,7 +185,8 @@ def typed(value: Any, kind: Any, where: str) -> Any:
             raise ValueError
         return target(value)
     except (ValueError, TypeError, OverflowError):
-        name = {int: "a whole number", float: "a number", str: "text"}.get(target, "a list of two numbers")
+        name = {int: "a whole number", float: "a number", str: "text", tuple[str, ...]: "a list of names"}.get(
+            target, "a list of two numbers")
         orelse = ", or null" if type(None) in options else ""
         raise UsageError(f"{where} is {value!r}; it must be {name}{orelse}") from None
 
@@ -183,6 +213,8 @@ class Request:
     recipes: tuple[str, ...]
     scale: str = "auto"
     methods: tuple[str, ...] = ("full",)
+    policies: tuple[str, ...] = POLICIES[:1]
+    stack: tuple[str, ...] = ()
     targets: tuple[str, ...] | None = None
     languages: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
@@ -282,6 +314,8 @@ def parse_request(recipes: str, flags: Mapping[str, str | None], found: Problems
     readers = {
         "scale": lambda text: text.strip() or "auto",
         "methods": lambda text: choices(names(text, "method"), METHODS, "method", found) or METHODS[:1],
+        "policies": lambda text: choices(names(text, "policy"), POLICIES, "policy", found) or POLICIES[:1],
+        "stack": lambda text: names(text, "stack"),
         "targets": lambda text: names(text, "targets"),
         "languages": lambda text: names(text, "languages"),
         "seeds": seeds,
@@ -312,6 +346,8 @@ def parse_request(recipes: str, flags: Mapping[str, str | None], found: Problems
     for flag in ("mlm_text", "mlm_languages", "mlm_temperature"):
         if values.get(flag) is not None and values.get("mlm_ratio") is None:
             found.add(f"--{flag} has no effect without --mlm_ratio, the share of steps on masked words")
+    if "policies" in values and values.get("methods", METHODS[:1]) == ("full",):
+        found.add(f"--policy says what becomes of adapters; it needs --method {', '.join(ADAPTERS)}, not full alone")
     if values.get("translated_languages") and values.get("translated") is None:
         found.add("--translated_languages has no effect without --translated, the folder of translated data")
     return Request(**values)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peft_stilts.errors import Problems, UsageError
+from peft_stilts.verbs_share import SHARE
+
+if TYPE_CHECKING:
+    from peft_stilts.grid.stages import Plan
 
 BANNER = """No CUDA device here, so this is the miniature world: ten invented languages and an encoder of a million
 parameters; everything runs in minutes and nothing is downloaded. Its scores are never XLM-R's. For the real thing:
@@ -18,18 +23,22 @@ Text = str | None
 """A flag as typed, None where it was not given; spec.py gives it its meaning."""
 
 
-def recipe(name: str, *, scale: str = "auto", method: str = "full", targets: Text = None, languages: Text = None,
-           seeds: Text = None, protocol: Text = None, precision: str = "auto", data_root: Text = None,
-           runs: str = "runs", limit_train: Text = None, limit_eval: Text = None, layers: Text = None,
-           centre: bool = False, mlm_ratio: Text = None, mlm_text: Text = None, mlm_languages: Text = None,
-           mlm_temperature: Text = None, translated: Text = None, translated_languages: Text = None,
-           tasks: Text = None, plan_only: bool = False, keep: bool = False) -> None:
+def recipe(name: str, *, scale: str = "auto", method: str = "full", policy: Text = None, stack: Text = None,
+           targets: Text = None, languages: Text = None, seeds: Text = None, protocol: Text = None,
+           precision: str = "auto", data_root: Text = None, runs: str = "runs", limit_train: Text = None,
+           limit_eval: Text = None, layers: Text = None, centre: bool = False, mlm_ratio: Text = None,
+           mlm_text: Text = None, mlm_languages: Text = None, mlm_temperature: Text = None, translated: Text = None,
+           translated_languages: Text = None, tasks: Text = None, plan_only: bool = False, keep: bool = False) -> None:
     """Train and score a recipe and its baseline, and show the gains. The same command resumes an interrupted run.
 
     Args:
         name: an intermediate setting (squad, all, none; see `recipes`), a YAML file, or several with commas between.
         scale: auto, mini, base, large, or the id or folder of an XLM-R encoder. auto: large on CUDA, else mini.
-        method: full, lora or full,lora: which weights are trained.
+        method: full, lora, rslora, dora, qlora, or several with commas between: which weights are trained, and how.
+        policy: stack, continue or merge, or several: a new adapter over the frozen ones before it (stack, when not
+            given), the same adapter trained on, or a new one after those before were folded into the base.
+        stack: what is trained or taken first, lowest first, with commas between: recipes (squad,mnli), the key or
+            folder of a stage, an adapter folder, a bundle, or the hub id of one (user/name).
         targets: target tasks with commas between; the recipe's own when not given.
         languages: two-letter codes with commas between; all of a target's when not given.
         seeds: whole numbers with commas between; 1,2,3 when not given, and 1 in the miniature world.
@@ -52,23 +61,29 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", targets: Tex
         keep: keep the target models after scoring (they are removed to bound disk use).
     """
     from peft_stilts.grid.plan import make_plan
-    from peft_stilts.grid.run import Incomplete, run
-    from peft_stilts.grid.show import begin, finish, show_plan
     from peft_stilts.spec import parse_request
 
     _own_tasks(tasks)
     with Problems() as found:
         request = parse_request(name, {
-            "scale": scale, "methods": method, "targets": targets, "languages": languages, "seeds": seeds,
-            "protocol": protocol, "precision": precision, "data_root": data_root, "runs": runs,
-            "limit_train": limit_train, "limit_eval": limit_eval, "layers": layers, "centre": str(centre),
-            "mlm_ratio": mlm_ratio, "mlm_text": mlm_text, "mlm_languages": mlm_languages,
-            "mlm_temperature": mlm_temperature, "translated": translated,
+            "scale": scale, "methods": method, "policies": policy, "stack": stack, "targets": targets,
+            "languages": languages, "seeds": seeds, "protocol": protocol, "precision": precision,
+            "data_root": data_root, "runs": runs, "limit_train": limit_train, "limit_eval": limit_eval,
+            "layers": layers, "centre": str(centre), "mlm_ratio": mlm_ratio, "mlm_text": mlm_text,
+            "mlm_languages": mlm_languages, "mlm_temperature": mlm_temperature, "translated": translated,
             "translated_languages": translated_languages, "plan_only": str(plan_only), "keep": str(keep)}, found)
         plan = make_plan(request, found)
-    if plan.base.miniature and request.scale == "auto":
+    _carry_out(plan, name)
+
+
+def _carry_out(plan: Plan, name: str) -> None:
+    """Show the plan, or make everything in it and show the gains."""
+    from peft_stilts.grid.run import Incomplete, run
+    from peft_stilts.grid.show import begin, finish, show_plan
+
+    if plan.base.miniature and plan.request.scale == "auto":
         print(BANNER.format(name=name))
-    if request.plan_only:
+    if plan.request.plan_only:
         return show_plan(plan)
     begin(plan)
     try:
@@ -133,15 +148,16 @@ def results(*, runs: str = "runs") -> None:
     table.show(tables.read(folders), Console(highlight=False))
 
 
-def evaluate(source: str, *, targets: str, data_root: Text = None, languages: Text = None, out: str = "evaluation",
-             limit_eval: Text = None, layers: Text = None, centre: bool = False, tasks: Text = None,
-             precision: str = "auto") -> None:
-    """Score a finished run, an encoder folder or an adapter folder; nothing is trained.
+def evaluate(source: str, *, targets: str, scale: str = "auto", data_root: Text = None, languages: Text = None,
+             out: str = "evaluation", limit_eval: Text = None, layers: Text = None, centre: bool = False,
+             tasks: Text = None, precision: str = "auto") -> None:
+    """Score a finished run, an encoder, an adapter or a bundle; nothing is trained.
 
     Args:
-        source: a --runs folder, one of its stages/KEY folders, an XLM-R folder, or a PEFT adapter folder. The last two
-            have no head and serve targets that need none.
+        source: a --runs folder, one of its stages/KEY folders, the folder or hub id of a bundle (user/name), an XLM-R
+            folder or id, or an adapter folder. The last two have no head and serve targets that need none.
         targets: target tasks with commas between.
+        scale: the folder or id of the encoder under adapters, where it is not where they name it.
         data_root: folder laid out like the hub's repositories, read instead of the hub.
         languages: two-letter codes with commas between; all of a target's when not given.
         out: folder for predictions/TARGET/test-LL.json or .tsv and results.csv.
@@ -157,15 +173,15 @@ def evaluate(source: str, *, targets: str, data_root: Text = None, languages: Te
     _own_tasks(tasks)
     with Problems() as found:
         request = parse_request("none", {
-            "targets": targets, "languages": languages, "data_root": data_root, "limit_eval": limit_eval,
-            "layers": layers, "centre": str(centre), "precision": precision}, found)
+            "scale": scale, "targets": targets, "languages": languages, "data_root": data_root,
+            "limit_eval": limit_eval, "layers": layers, "centre": str(centre), "precision": precision}, found)
         with found.collect():
             folder = writable_folder(out, "out")
             if (folder / "stages").exists():
                 raise UsageError(f"--out {out!r} is a --runs folder, whose results.csv would be lost; choose another")
         with found.collect():
-            place = typed_path(source, "SOURCE")
-    evaluate_source(place, request, folder)
+            typed_path(source, "SOURCE")
+    evaluate_source(source, request, folder)
 
 
 def download(name: str, *, data_root: str, targets: Text = None, languages: Text = None, protocol: Text = None,
@@ -195,6 +211,26 @@ def download(name: str, *, data_root: str, targets: Text = None, languages: Text
         with found.collect():
             splits = recipe_splits(request, _codes(mlm_languages))
     fetch(splits, folder)
+
+
+def merge(source: str, *, out: str, task: Text = None, scale: Text = None) -> None:
+    """Fold a stack of adapters into its base and write a plain transformers checkpoint; says how far logits change.
+
+    Args:
+        source: a bundle (folder or user/name), a stages/KEY folder or an adapter folder.
+        out: the new folder.
+        task: whose head is written with it, where there are several.
+        scale: the folder or id of the encoder under the adapters, where it is not where they name it.
+    """
+    from peft_stilts.share.merge import merge as fold
+    from peft_stilts.spec import typed_path, writable_folder
+
+    with Problems() as found:
+        with found.collect():
+            typed_path(source, "SOURCE")
+        with found.collect():
+            folder = writable_folder(out, "out")
+    fold(source, folder, task, scale)
 
 
 def _codes(text: Text) -> tuple[str, ...]:
@@ -338,7 +374,7 @@ def miniature_show() -> None:
 
 VERBS: dict[str, Callable | dict[str, Callable]] = {
     "recipe": recipe, "recipes": recipes, "copy": copy, "results": results, "evaluate": evaluate, "score": score,
-    "submission": submission, "download": download, "doctor": doctor,
+    "submission": submission, "download": download, "share": SHARE, "merge": merge, "doctor": doctor,
     "miniature": {"build": miniature_build, "show": miniature_show, "text": miniature_text,
                   "translate": miniature_translate},
 }

@@ -7,7 +7,7 @@ import yaml
 
 from peft_stilts.errors import UsageError
 from peft_stilts.recipe import copy_recipe, read_recipe, recipe_names, recipe_source
-from peft_stilts.spec import METHODS, LoraSettings, TrainingSettings
+from peft_stilts.spec import ADAPTERS, METHODS, LoraSettings, TrainingSettings
 from peft_stilts.tasks import INTERMEDIATE, TARGETS, TASKS
 
 STAGES = ("intermediate", "mnli", "pawsx", "udpos", "panx", "squad", "tydiqa", "bucc2018", "tatoeba")
@@ -31,7 +31,7 @@ def recipe(**changed):
 
 def everything(read):
     """All settings of all stages, for both methods, in and outside of the miniature world."""
-    return {(stage, method, small): (read.settings(stage, method, small), read.lora(stage, small))
+    return {(stage, method, small): (read.settings(stage, method, small), read.lora(stage, method, small))
             for stage in STAGES for method in METHODS for small in (False, True)}
 
 
@@ -55,7 +55,7 @@ def test_the_squad_recipe_has_the_settings_of_its_sources():
     full, lora = read.settings("intermediate", "full", False), read.settings("intermediate", "lora", False)
     assert (full.lr, full.epochs, full.features_per_step, full.max_length, full.doc_stride) == (1e-5, 3, 32, 384, 128)
     assert (lora.lr, lora.head_lr) == (2e-4, 2e-4)
-    assert read.lora("intermediate", False) == read.lora("squad", False) == LoraSettings(16, 32.0, 0.05)
+    assert read.lora("intermediate", "lora", False) == read.lora("squad", "lora", False) == LoraSettings(16, 32.0, 0.05)
     target = read.settings("squad", "full", False)
     assert (target.lr, target.epochs, target.features_per_step) == (1e-5, 2, 16)
 
@@ -66,12 +66,40 @@ def test_a_stage_wins_over_the_default_and_a_method_over_both(write):
         "tydiqa": {"patience": 6, "full": {"epochs": 4}},
         "squad": {"epochs": 11, "lora": {"rank": 3}}})))
     epochs = {(stage, method): read.settings(stage, method, False).epochs
-              for stage in ("tydiqa", "squad", "tatoeba") for method in METHODS}
+              for stage in ("tydiqa", "squad", "tatoeba") for method in ("full", "lora")}
     assert epochs == {("tydiqa", "full"): 4, ("tydiqa", "lora"): 9, ("squad", "full"): 11, ("squad", "lora"): 9,
                       ("tatoeba", "full"): 7, ("tatoeba", "lora"): 9}
-    assert [read.lora(stage, False).rank for stage in ("tydiqa", "squad")] == [2, 3]
+    assert [read.lora(stage, "lora", False).rank for stage in ("tydiqa", "squad")] == [2, 3]
     assert read.settings("tydiqa", "full", False).patience == 6
     assert read.settings("squad", "full", False).patience == 5
+
+
+def test_the_other_adapters_take_loras_values_but_for_their_own(write):
+    read = read_recipe(write(recipe(training={
+        "default": {"epochs": 7, "lora": {"epochs": 9, "rank": 2, "dropout": 0.1}, "rslora": {"alpha": 4}},
+        "squad": {"lora": {"rank": 3, "target_maps": ["value", "query"]}, "qlora": {"epochs": 1, "rank": 5}}})))
+    shapes = {method: read.lora("squad", method, False) for method in ADAPTERS}
+    assert [shapes[method].rank for method in ADAPTERS] == [3, 3, 3, 5]
+    assert [shapes[method].alpha for method in ADAPTERS] == [32, 4, 32, 32]
+    assert shapes["dora"].dropout == 0 and shapes["lora"].dropout == 0.1, "the protocol's block for dora"
+    assert shapes["lora"].target_maps == ("query", "value"), "in the order of a layer, however they are written"
+    assert shapes["lora"].told()["target_maps"] == ["query", "value"]
+    assert "target_maps" not in read.lora("tydiqa", "lora", False).told(), "keys of all six maps are the old ones"
+    assert read.settings("squad", "qlora", False).epochs == 1 and read.settings("squad", "dora", False).epochs == 9
+    assert read.lora("squad", "full", False) is None
+
+
+@pytest.mark.parametrize(("value", "told"), [
+    (["querry"], "Did you mean 'query'"), ([], "one map or more"), (["key", "key"], "each once"),
+    ("query", "must be a list of names"), (["full"], "unknown map in target_maps")])
+def test_wrong_target_maps_are_named(write, value, told):
+    found = problems(write(recipe(training={"default": {"lora": {"target_maps": value}}})))
+    assert any(told in problem for problem in found), found
+
+
+@pytest.mark.parametrize("value", ["squad", [1], [""], {"a": 1}])
+def test_a_stack_is_a_list_of_names(write, value):
+    assert any("stack is" in problem for problem in problems(write(recipe(stack=value))))
 
 
 def test_the_miniature_block_is_laid_over_training_in_the_miniature_world_alone(write):

@@ -22,7 +22,7 @@ LONGER_FUNCTIONS = {"peft_stilts/train/loop.py": 100}
 # The one place where the order is written: (layer, modules or folders in their order, duty). A module imports only from
 # a lower layer, from what stands before it in its own layer, or from its own folder; never in a circle.
 LAYERS: list[tuple[int, tuple[str, ...], str]] = [
-    (0, ("__init__", "errors", "digest", "registry", "languages"),
+    (0, ("version", "errors", "digest", "registry", "languages"),
      "version; error family; canonical JSON → key; named tables with did-you-mean; the language table"),
     (1, ("machine", "store", "spec", "recipe", "results", "progress"),
      "what this machine can do; the artefact store; frozen, typed values for recipe and run, unknown keys refused; "
@@ -31,13 +31,14 @@ LAYERS: list[tuple[int, tuple[str, ...], str]] = [
     (2, ("miniature",), "the built-in miniature world, with the very columns of the real data sets"),
     (3, ("data",), "tokenise, align, window; padding-free packs"),
     (3, ("kernels",), "one file per op, beside its plain reference"),
-    (4, ("model",), "encoder on packs, heads, ordered adapters, strict loading and saving"),
+    (4, ("model",), "encoder on packs, heads, ordered adapters, 4-bit base, bundles; strict loading and saving"),
     (5, ("train",), "*the* loop, on one screen; optimizer; checkpoints"),
     (5, ("evaluate",), "predictions, retrieval, scores"),
     (6, ("analysis",), "what the results table says: gains as a table and as a picture"),
     (7, ("grid",), "recipe → stages, what is cached, what it will cost; running them on this machine"),
+    (7, ("share",), "bundles of adapters: export, hub, card, loading and merging"),
     (7, ("doctor",), "what this machine has, and what that means"),
-    (8, ("verbs", "cli", "__main__"), "the command line: verbs of a few lines, heavy imports inside the verb"),
+    (8, ("__init__", "verbs_share", "verbs", "cli", "__main__"), "`peft_stilts.load`; the command line: verbs of a few lines, heavy imports inside the verb"),
 ]
 
 

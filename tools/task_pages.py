@@ -255,7 +255,7 @@ def _settings(task: Task) -> list[str]:
     chosen = [_recipe(recipe, protocol).settings(stage, method, False) for protocol, method in columns]
     rows = [(name, *(_value(settings, name) for settings in chosen)) for name in names]
     which = f"`{stage}` of the protocol" if task.is_target else f"`intermediate` of the recipe `{recipe}`"
-    lora = _recipe(recipe, PROTOCOLS[0]).lora(stage, False)
+    lora = _recipe(recipe, PROTOCOLS[0]).lora(stage, "lora", False)
     return [f"Stage {which}, for XLM-R (the miniature world has its own):", "",
             *table(("", *(f"{protocol}, {method}" for protocol, method in columns)),
                    (row for row in rows if any(row[1:]))), "",

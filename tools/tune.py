@@ -131,7 +131,7 @@ def trials_of(builder: StageBuilder, subject: Subject, rates: Mapping[str, Itera
     for method, values in rates.items():
         usual = subject.recipe.settings(subject.block, method, builder.miniature)
         usual = dataclasses.replace(usual, keep="best", select_examples=dev_examples or usual.select_examples)
-        adapter = subject.recipe.lora(subject.block, builder.miniature) if method == "lora" else None
+        adapter = subject.recipe.lora(subject.block, method, builder.miniature)
         name = subject.recipe.intermediate if subject.block == "intermediate" else subject.block
         role = "intermediate" if subject.block == "intermediate" else "target"
         for rate in values:

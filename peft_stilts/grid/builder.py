@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Any
 
-from peft_stilts import NUMERICS_VERSION
 from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.grid.base import DEFAULT_LAYERS, Base
-from peft_stilts.grid.stages import Cell, DataCache, Evaluate, Masked, Train
+from peft_stilts.grid.stages import Cell, DataCache, Evaluate, Given, Masked, Train, adapters
 from peft_stilts.recipe import Recipe
-from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
+from peft_stilts.spec import NF4, LoraSettings, Request, TrainingSettings, choices
 from peft_stilts.tasks import INTERMEDIATE, TARGETS, TASKS
 from peft_stilts.tasks.base import Split, Task
 from peft_stilts.tasks.controls import text_languages, text_split, translations
 from peft_stilts.tasks.sources import Provider, dev_split, scored_languages, scored_split
+from peft_stilts.version import NUMERICS_VERSION
 
 VERSIONED = ("torch", "transformers", "peft", "tokenizers")
 """Libraries whose versions stand in every stage key (design, rule 7)."""
@@ -39,37 +40,55 @@ class StageBuilder:
         self.shared = {"base": base.identity, "precision": precision, "numerics": NUMERICS_VERSION,
                        "versions": {name: importlib.metadata.version(name) for name in VERSIONED}}
 
-    def add(self, recipe: Recipe, method: str, seed: int, targets: list[tuple[Task, tuple[str, ...]]]) -> None:
-        """The cells of one recipe, method and seed: baseline first, then with the intermediate task."""
-        adapter = recipe.lora("intermediate", self.miniature) if method == "lora" else None
-        intermediates: list[Train | None] = [None]
-        if mixture(recipe):
-            settings = recipe.settings("intermediate", method, self.miniature)
-            intermediates.append(self.intermediate(recipe, method, settings, adapter, seed))
+    def add(self, recipe: Recipe, below: Sequence[Recipe | Train | Given], method: str, policy: str, seed: int,
+            targets: list[tuple[Task, tuple[str, ...]]]) -> None:
+        """The cells of one recipe, method, policy and seed: baseline first, then with the intermediate tasks: those
+        `below`, lowest first, and the recipe's own."""
+        intermediates: list[Train | Given | None] = [None]
+        if below or mixture(recipe):
+            intermediates.append(self.intermediate(recipe, below, method, policy, seed))
         for intermediate in intermediates:
-            variant = intermediate.spec.get("variant", "") if intermediate else ""
             for task, languages in targets:
                 stage = task.trained_on or task.name
                 settings = recipe.settings(stage, method, self.miniature)
-                shape = recipe.lora(stage, self.miniature) if method == "lora" else None
+                shape = recipe.lora(stage, method, self.miniature)
                 parent = intermediate
                 if task.trained_on is not None:
                     trained = TASKS[task.trained_on]
-                    parent = self.train(trained.name, (trained,), method, settings, shape, seed, intermediate, "target")
-                for evaluate in self.evaluations(task, languages, settings, parent):
+                    parent = self.train(trained.name, (trained,), method, settings, shape, seed, intermediate, "target",
+                                        policy=policy)
+                for evaluate in self.evaluations(task, languages, settings, parent, method):
                     own = settings if task.trained_on is not None else None
-                    self.cell(evaluate, self.labels(method, own, own and shape, evaluate) | {
+                    self.cell(evaluate, self.labels(method, policy, own, own and shape, evaluate) | {
                         "recipe": recipe.name if intermediate else "none", "protocol": recipe.protocol, "seed": seed,
-                        "intermediate": recipe.intermediate if intermediate else "none",
-                        "intermediate_variant": variant})
+                        "intermediate": ">".join(intermediate.path) if intermediate else "none",
+                        "intermediate_variant": intermediate.variant if intermediate else ""})
 
-    def intermediate(self, recipe: Recipe, method: str, settings: TrainingSettings, adapter: LoraSettings | None,
-                     seed: int) -> Train:
-        """The first stage of a recipe, with the paper's controls where they are asked for."""
+    def intermediate(self, recipe: Recipe, below: Sequence[Recipe | Train | Given], method: str, policy: str,
+                     seed: int) -> Train | Given:
+        """The last stage before the targets: what is `below`, trained where it is a recipe, and on top the recipe's own
+        stage, with the paper's controls where they are asked for."""
+        top: Train | Given | None = None
+        for entry in below:
+            if isinstance(entry, Recipe):
+                top = self.first_stage(entry, method, policy, seed, top)
+            else:
+                top = entry
+                _refuse_mixture(entry, method)
+        if not mixture(recipe):
+            return top
         tasks = tuple(TASKS[name] for name in mixture(recipe))
         translated = self.translated(tasks) if self.request.translated else None
-        return self.train(recipe.intermediate, tasks, method, settings, adapter, seed, None, "intermediate",
-                          self.masked(), translated)
+        return self.first_stage(recipe, method, policy, seed, top, self.masked(), translated)
+
+    def first_stage(self, recipe: Recipe, method: str, policy: str, seed: int, parent: Train | Given | None,
+                    masked: Masked | None = None, translated: tuple[str, dict] | None = None) -> Train:
+        """The intermediate training of a recipe, on top of `parent`."""
+        tasks = tuple(TASKS[name] for name in mixture(recipe))
+        settings = recipe.settings("intermediate", method, self.miniature)
+        shape = recipe.lora("intermediate", method, self.miniature)
+        return self.train(recipe.intermediate, tasks, method, settings, shape, seed, parent, "intermediate", masked,
+                          translated, policy)
 
     def masked(self) -> Masked | None:
         """The text for masked-language modelling; None without --mlm_ratio."""
@@ -98,14 +117,14 @@ class StageBuilder:
             names.update(codes)
         return f"translated {','.join(sorted(names))}", splits
 
-    def labels(self, method: str, settings: TrainingSettings | None, lora: LoraSettings | None,
+    def labels(self, method: str, policy: str, settings: TrainingSettings | None, lora: LoraSettings | None,
                stage: Evaluate) -> dict[str, Any]:
         """The results columns of one evaluation, less recipe, protocol, intermediate and seed.
 
         `method_config` holds what must agree for two scores to be compared: precision, limits on rows, and of a target
         that is trained its adapter's shape, the chief `settings` and a digest of all (None: no training).
         """
-        config = {"lora": lora and dataclasses.asdict(lora), "precision": self.precision,
+        config = {"lora": lora and lora.told(), "precision": self.precision,
                   "limit_train": self.request.limit_train, "limit_eval": self.request.limit_eval}
         if settings is not None:
             config |= {"lr": settings.lr, "epochs": settings.epochs,
@@ -113,7 +132,7 @@ class StageBuilder:
         return {"scale": self.base.scale, "base_model": self.base.id, "base_revision": self.base.revision,
                 "data_source": self.provider.name, "method": method,
                 "method_config": canonical_json({key: value for key, value in config.items() if value is not None}),
-                "policy": "stack" if method == "lora" else "continue",
+                "policy": "continue" if method == "full" else policy,
                 "target": stage.task.name, "stage_key": stage.key, "target_variant": self.variant(stage)}
 
     def variant(self, stage: Evaluate) -> str:
@@ -131,17 +150,22 @@ class StageBuilder:
             self.cells.append(Cell(stage, labels))
 
     def train(self, name: str, tasks: tuple[Task, ...], method: str, settings: TrainingSettings,
-              lora: LoraSettings | None, seed: int, parent: Train | None, role: str, masked: Masked | None = None,
-              translated: tuple[str, dict[str, tuple[Split, ...]]] | None = None) -> Train:
+              lora: LoraSettings | None, seed: int, parent: Train | Given | None, role: str,
+              masked: Masked | None = None, translated: tuple[str, dict[str, tuple[Split, ...]]] | None = None,
+              policy: str = "stack") -> Train:
         settings = self.fitted(settings)
+        policy = "stack" if parent is None or lora is None else policy
+        _refuse_inexact(name, method, lora, parent, policy)
         splits = translated[1] if translated else {task.name: task.train for task in tasks}
         data = {"train": {task: list(map(self.data.identity, found)) for task, found in splits.items()}}
         if settings.keep == "best":
             data["select"] = {task.name: list(map(self.data.identity, task.select)) for task in tasks}
         spec = {"kind": "train", "name": name, "tasks": [task.name for task in tasks], "method": method,
-                "settings": dataclasses.asdict(settings), "lora": dataclasses.asdict(lora) if lora else None,
+                "settings": dataclasses.asdict(settings), "lora": lora and lora.told(),
                 "seed": seed, "parent": parent and parent.key, "limit_train": self.request.limit_train,
                 "data": data} | self.shared
+        if policy != "stack":       # keys of stacks are those from before there was a choice
+            spec["policy"] = policy
         words = []
         if masked:
             spec["mlm"] = {"ratio": masked.ratio, "temperature": masked.temperature, "data": {
@@ -154,18 +178,18 @@ class StageBuilder:
         if origins := {task.name: task.origin for task in tasks if task.origin}:
             spec["origins"] = origins
         return Train(name, tasks, method, settings, lora, seed, self.request.limit_train, parent, role, spec, splits,
-                     masked)
+                     masked, policy)
 
     def evaluations(self, task: Task, languages: tuple[str, ...], settings: TrainingSettings,
-                    parent: Train | None) -> list[Evaluate]:
+                    parent: Train | Given | None, method: str) -> list[Evaluate]:
         """The evaluations of a target: one, but of a retrieval target one for each layer asked for."""
         if task.form not in ("retrieval", "mining"):
-            return [self.evaluate(task, languages, settings, parent, None)]
-        return [self.evaluate(task, languages, settings, parent, layer)
+            return [self.evaluate(task, languages, settings, parent, method, None)]
+        return [self.evaluate(task, languages, settings, parent, method, layer)
                 for layer in self.base.retrieval_layers(self.request.layers, settings.layer)]
 
-    def evaluate(self, task: Task, languages: tuple[str, ...], settings: TrainingSettings, parent: Train | None,
-                 layer: int | None) -> Evaluate:
+    def evaluate(self, task: Task, languages: tuple[str, ...], settings: TrainingSettings,
+                 parent: Train | Given | None, method: str, layer: int | None) -> Evaluate:
         splits = {code: scored_split(self.provider, task, code) for code in languages}
         used = ("max_length", "doc_stride", "max_query_length", "max_answer_length", "n_best", "tokens_per_pack")
         spec = {"kind": "evaluate", "target": task.name, "parent": parent and parent.key, "layer": layer}
@@ -180,7 +204,11 @@ class StageBuilder:
             spec["dev"] = {code: self.data.identity(dev_split(self.provider, task, code)) for code in languages}
         if task.origin:
             spec["origins"] = {task.name: task.origin}
-        return Evaluate(task, languages, settings, layer, self.request.limit_eval, parent, spec, self.request.centre)
+        quantized = parent is None and method == "qlora"
+        if quantized:
+            spec["quantization"] = NF4
+        return Evaluate(task, languages, settings, layer, self.request.limit_eval, parent, spec, self.request.centre,
+                        quantized)
 
     @property
     def positions(self) -> int:
@@ -193,3 +221,36 @@ class StageBuilder:
             raise UsageError(f"max_length is {settings.max_length}, but {self.base.id} has positions for "
                              f"{self.positions} tokens")
         return settings
+
+
+def _refuse_mixture(given: Train | Given, method: str) -> None:
+    """UsageError where `method` cannot stand on a stage that is there already."""
+    if "full" in (method, given.method) and method != given.method:
+        raise UsageError(f"{given.model} cannot be the start of --method {method}: an adapter stands on adapters, a "
+                         "fully trained encoder on such encoders")
+    if "qlora" in (method, given.method) and method != given.method:
+        raise UsageError(f"{given.model} cannot be the start of --method {method}: the 4-bit base of qlora has other "
+                         "weights than that of the others. Train both by the same method")
+
+
+def _refuse_inexact(name: str, method: str, lora: LoraSettings | None, parent: Train | Given | None,
+                    policy: str) -> None:
+    """UsageError for what would not be exact: see model/stack.py, which refuses the same of folders."""
+    if parent is None or lora is None:
+        return
+    if policy == "merge" and method == "qlora":
+        raise UsageError("--policy merge folds adapters into the base, which cannot be done exactly in the 4 bits of "
+                         "--method qlora: the sum would have to be rounded again. Choose --policy stack or continue")
+    if policy == "continue":
+        def shape(how: str, of: LoraSettings) -> dict[str, Any]:
+            return {"method": how} | {key: value for key, value in of.told().items() if key != "dropout"}
+
+        there, asked = shape(parent.method, parent.lora), shape(method, lora)
+        if there != asked:
+            raise UsageError(f"--policy continue trains one adapter on and on, but that of {parent.name} is {there}, "
+                             f"that of {name} is to be {asked}; give their stages the same shape in the recipe")
+    frozen = adapters(parent)[: -1 if policy == "continue" else None] if policy != "merge" else []
+    if method == "dora" and lora.dropout > 0 and frozen:
+        raise UsageError(f"{name}: DoRA with dropout {lora.dropout:g} over frozen adapters is trained over the bare "
+                         "base by PEFT, as if those were not there, and used over all of them; set dropout: 0 in the "
+                         "recipe's block dora, or choose --policy merge")

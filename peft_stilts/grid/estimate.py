@@ -15,7 +15,7 @@ from transformers import XLMRobertaConfig
 from peft_stilts.errors import Problems
 from peft_stilts.evaluate.predict import FORMS
 from peft_stilts.grid.base import load_tokenizer
-from peft_stilts.grid.stages import Evaluate, Plan, Train, dev_rows, scored_rows, tag_set
+from peft_stilts.grid.stages import Evaluate, Given, Plan, Train, adapters, dev_rows, scored_rows, tag_set
 from peft_stilts.machine import available_memory
 from peft_stilts.spec import LoraSettings, TrainingSettings
 
@@ -30,6 +30,8 @@ ACTIVATION_BYTES = {("cpu", "full"): (105, 80), ("cpu", "lora"): (180, 135),
                     ("cuda", "full"): (80, 48), ("cuda", "lora"): (116, 75)}
 """bytes kept for the backward pass per token, layer and unit of width, in fp32 and in bf16 or fp16: what
 `tools/bench.py large` measured beyond weights, gradients and moments (docs/measured.md)"""
+NF4_BYTES = 0.5 + (8 + 32 / 256) / 64 / 8
+"""bytes a weight: 4 bits, and for 64 weights a constant of 8 bits, for 256 of those one of 32 (arXiv 2305.14314)"""
 EFFICIENCY = 0.5
 """share of the measured matrix-product rate that a training step reaches (tools/bench.py)"""
 GIB = 2**30
@@ -55,23 +57,28 @@ def encoder_parameters(config: XLMRobertaConfig) -> tuple[int, int]:
     return embeddings, config.num_hidden_layers * (4 * (h * h + h) + 2 * h * f + f + h + 4 * h)
 
 
-def adapter_parameters(config: XLMRobertaConfig, lora: LoraSettings) -> int:
-    """Parameters of one adapter on the six linear maps of every layer."""
+def adapter_parameters(config: XLMRobertaConfig, lora: LoraSettings, method: str = "lora") -> int:
+    """Parameters of one adapter: A and B of every map it is on, and DoRA's magnitudes, one an output."""
     h, f = config.hidden_size, config.intermediate_size
-    return config.num_hidden_layers * lora.rank * (4 * 2 * h + 2 * (h + f))
+    sizes = {"intermediate": (h, f), "output": (f, h)}
+    maps = [sizes.get(name, (h, h)) for name in lora.target_maps]
+    magnitudes = sum(out for _, out in maps) if method == "dora" else 0
+    return config.num_hidden_layers * (lora.rank * sum(map(sum, maps)) + magnitudes)
 
 
 def training_memory(config: XLMRobertaConfig, settings: TrainingSettings, lora: LoraSettings | None, depth: int = 1,
-                    precision: str = "fp32") -> int:
-    """Bytes at the peak of a training step: float32 weights, for what is trained a gradient and two moments, and the
-    activations of one pack of `tokens_per_pack` tokens. `depth`: adapters in the stack."""
+                    precision: str = "fp32", method: str = "lora") -> int:
+    """Bytes at the peak of a training step: float32 weights (4-bit ones of qlora's layers), for what is trained a
+    gradient and two moments, and the activations of one pack of `tokens_per_pack` tokens. `depth`: adapters in the
+    stack."""
     embeddings, layers = encoder_parameters(config)
-    trained = adapter_parameters(config, lora) if lora else embeddings + layers
-    held = embeddings + layers + (depth * adapter_parameters(config, lora) if lora else 0)
+    adapter = adapter_parameters(config, lora, method) if lora else 0
+    trained = adapter if lora else embeddings + layers
+    base = 4 * embeddings + (NF4_BYTES if method == "qlora" else 4) * layers
     units = settings.tokens_per_pack * config.num_hidden_layers * config.hidden_size
     device = "cuda" if torch.cuda.is_available() else "cpu"
     activations = units * ACTIVATION_BYTES[device, "lora" if lora else "full"][precision != "fp32"]
-    return int(4 * held + 12 * trained + activations) + runtime_memory()
+    return int(base + 4 * depth * adapter + 12 * trained + activations) + runtime_memory()
 
 
 def runtime_memory() -> int:
@@ -79,9 +86,9 @@ def runtime_memory() -> int:
     return 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
 
 
-def artefact_bytes(config: XLMRobertaConfig, lora: LoraSettings | None) -> int:
+def artefact_bytes(config: XLMRobertaConfig, lora: LoraSettings | None, method: str = "lora") -> int:
     """Bytes of a finished training stage."""
-    return 4 * (adapter_parameters(config, lora) if lora else sum(encoder_parameters(config)))
+    return 4 * (adapter_parameters(config, lora, method) if lora else sum(encoder_parameters(config)))
 
 
 @functools.cache
@@ -119,15 +126,19 @@ class Estimator:
         self.tokenizer = load_tokenizer(plan.base)
         self._counted: dict = {}
 
-    def cost(self, stage: Train | Evaluate, method: str | None = None) -> Cost:
+    def cost(self, stage: Train | Given | Evaluate, method: str | None = None) -> Cost:
         """The estimate for one stage, or for the same training by another `method`."""
+        if stage.kind == "given":
+            return Cost(0, 0, True, 0, sum(file.stat().st_size for file in stage.folder.rglob("*")), 0.0)
         if stage.kind == "train":
-            lora = None if (method or stage.method) == "full" else stage.lora or LoraSettings()
+            method = method or stage.method
+            lora = None if method == "full" else stage.lora or LoraSettings()
             features, tokens, exact = self.training(stage)
-            memory = training_memory(self.config, stage.settings, lora, len(stage.path), self.plan.precision)
+            memory = training_memory(self.config, stage.settings, lora, len(adapters(stage)), self.plan.precision,
+                                     method)
             seconds = training_seconds(self.config, tokens * stage.settings.epochs, lora, stage.settings,
                                        self.plan.precision)
-            return Cost(features, tokens, exact, memory, artefact_bytes(self.config, lora), seconds)
+            return Cost(features, tokens, exact, memory, artefact_bytes(self.config, lora, method), seconds)
         counts = [self.scoring(stage, code) for code in stage.languages]
         features, tokens = (sum(count[place] for count in counts) for place in (0, 1))
         embeddings, layers = encoder_parameters(self.config)
@@ -156,7 +167,7 @@ class Estimator:
                                         stage.task.labels))
         return sum(count[0] for count in found), sum(count[1] for count in found), all(count[2] for count in found)
 
-    def count(self, name: tuple, task: Task, stage: Train | Evaluate, rows: Dataset, labels: tuple[str, ...]) \
+    def count(self, name: tuple, task: Task, stage: Train | Given | Evaluate, rows: Dataset, labels: tuple[str, ...]) \
             -> tuple[int, int, bool]:
         """Features and tokens of rows as this stage reads them, and whether they were counted or scaled up."""
         settings = stage.settings
@@ -170,7 +181,7 @@ class Estimator:
         return self._counted[key]
 
 
-def check_machine(plan: Plan, estimator: Estimator, todo: list[Train | Evaluate], found: Problems) -> None:
+def check_machine(plan: Plan, estimator: Estimator, todo: list[Train | Given | Evaluate], found: Problems) -> None:
     """Note a stage too large for the memory (and what would fit), and artefacts too large for the disk."""
     if not todo:
         return
@@ -194,19 +205,22 @@ def check_machine(plan: Plan, estimator: Estimator, todo: list[Train | Evaluate]
                   "are free; give another folder with --runs, fewer --seeds, or --method lora")
 
 
-def _what_fits(plan: Plan, stage: Train | Evaluate, free: int) -> str:
+def _what_fits(plan: Plan, stage: Train | Given | Evaluate, free: int) -> str:
     """What would fit instead, in words."""
     if stage.kind == "evaluate":
         return "A smaller --scale would fit."
     config, settings, fitting = plan.base.config, stage.settings, []
-    needed = functools.partial(training_memory, depth=len(stage.path), precision=plan.precision)
+    needed = functools.partial(training_memory, depth=len(adapters(stage)), precision=plan.precision,
+                               method=stage.method)
     for tokens in (2048, 1024, settings.max_length):
         smaller = type(settings)(**{**vars(settings), "tokens_per_pack": tokens})
         if tokens < settings.tokens_per_pack and needed(config, smaller, stage.lora) <= free:
             fitting.append(f"tokens_per_pack: {tokens} in a copied recipe")
             break
-    if stage.lora is None and needed(config, settings, LoraSettings()) <= free:
-        fitting.append("--method lora")
+    for method in ("lora", "qlora") if stage.lora is None else ():
+        if needed(config, settings, LoraSettings(), method=method) <= free:
+            fitting.append(f"--method {method}")
+            break
     base = XLMRobertaConfig(vocab_size=250002, hidden_size=768, num_hidden_layers=12, intermediate_size=3072,
                             max_position_embeddings=514, type_vocab_size=1)
     if config.hidden_size > 768 and needed(base, settings, stage.lora) <= free:

@@ -14,14 +14,14 @@ from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, StoreError, UsageError
 from peft_stilts.grid.base import Base, find_base
 from peft_stilts.grid.builder import StageBuilder
+from peft_stilts.grid.given import base_of_adapter, open_adapters, read_stage
 from peft_stilts.grid.plan import choose_provider, languages_of
-from peft_stilts.grid.run import ROWS, Runner, write_rows
+from peft_stilts.grid.run import Runner, write_rows
 from peft_stilts.grid.show import draw_layers
-from peft_stilts.grid.stages import Cell, Evaluate, Plan, Train, dev_rows, scored_rows
+from peft_stilts.grid.stages import ROWS, Cell, Evaluate, Given, Plan, Train, dev_rows, scored_rows
 from peft_stilts.machine import resolve_precision
-from peft_stilts.model import stack as stacks
-from peft_stilts.model.adapter_io import ADAPTER_CONFIG, read_identity
-from peft_stilts.spec import LoraSettings, Request, TrainingSettings, choices
+from peft_stilts.model.adapter_io import read_identity
+from peft_stilts.spec import Request, TrainingSettings, choices, typed_path
 from peft_stilts.store import RECORD, Store
 from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.base import Task
@@ -29,25 +29,27 @@ from peft_stilts.tasks.base import Task
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What can be scored: a base encoder, training stages found on disk (None: the base itself), an adapter folder."""
+    """What can be scored: a base encoder, training stages found on disk (None: the base itself), a stack of adapters
+    (lowest first)."""
 
     base: Base
-    models: tuple[Train | None, ...]
+    models: tuple[Train | Given | None, ...]
     runs: Path
-    adapter: Path | None = None
 
 
-def evaluate_source(source: Path, request: Request, out: Path) -> None:
+def evaluate_source(source: str, request: Request, out: Path) -> None:
     """Score `request.targets` with the models at `source`; write predictions and results.csv below `out`.
+
+    `request.scale`: the base encoder under adapters, `auto` for the one they name.
 
     Where several models can score a target (methods, seeds, with and without intermediate task), each has a folder of
     its own, named by its key, and so has each of several layers in it. Scores that an earlier call left in `out` stay,
     but for those made again. Raises UsageError with every mistake before anything is scored.
     """
-    found_source = open_source(source)
+    found_source = open_source(source, request.scale)
     with Problems() as found:
         plan = _plan(found_source, request, found)
-    runner = _AdapterRunner(plan, found_source.adapter) if found_source.adapter else _ScoringRunner(plan)
+    runner = _ScoringRunner(plan)
     several = len({cell.stage.parent and cell.stage.parent.key for cell in plan.cells}) > 1
     layers = len({cell.stage.layer for cell in plan.cells} - {None}) > 1     # each layer's predictions stay
     earlier = results.read(out) if (out / ROWS).is_file() else results.RESULTS.frame()
@@ -71,11 +73,13 @@ def evaluate_source(source: Path, request: Request, out: Path) -> None:
         print(f"picture: {path}")
 
 
-def open_source(source: Path) -> Source:
-    """What lies at `source`: a runs folder, a stage, an adapter folder, an encoder folder, or a hub id."""
-    if (source / "stages").is_dir():
-        store = Store(source)
-        keys = [key for key in store.keys() if store.record(key)["kind"] == "train" and not store.dropped(key)]
+def open_source(source: str, scale: str = "auto") -> Source:
+    """What lies at `source`: a runs folder, a stage, an adapter or bundle folder, an encoder folder, or a hub id of one
+    of the last two. `scale`: the base of adapters, `auto` for the one they name."""
+    path = typed_path(source, "SOURCE")
+    if (path / "stages").is_dir():
+        store = Store(path)
+        keys = [key for key in store.keys() if store.record(key)["kind"] != "evaluate" and not store.dropped(key)]
         models = [read_stage(store, key) for key in keys]
         if not models:
             raise UsageError(f"{source} holds no finished model; `python -m peft_stilts recipe` makes some")
@@ -83,40 +87,19 @@ def open_source(source: Path) -> Source:
         if len(bases) > 1:
             raise UsageError(f"{source} holds models over {len(bases)} base encoders; name one stage: "
                              + ", ".join(str(store.folder(key)) for key in bases.values()))
-        return Source(_base_of(store, keys[0]), (None, *models), source)
-    if (source / RECORD).is_file():
-        folder = source.resolve()
+        return Source(_base_of(store, keys[0]), (None, *models), path)
+    if (path / RECORD).is_file():
+        folder = path.resolve()
         store = Store(folder.parent.parent)
         return Source(_base_of(store, folder.name), (read_stage(store, folder.name),), store.root)
-    if (source / ADAPTER_CONFIG).is_file():
-        identity = read_identity(source)
-        if identity["parents"]:
-            raise UsageError(f"{source} stands on {len(identity['parents'])} other adapters; give its "
-                             "stages/KEY folder, which knows them")
-        base = find_base(identity["base"]["id"], revision=identity["base"].get("revision"))
-        return Source(base, (None,), Path("runs"), source)
-    return Source(find_base(str(source)), (None,), Path("runs"))
-
-
-def read_stage(store: Store, key: str) -> Train:
-    """A finished training stage and those below it, as their records tell."""
-    record = store.record(key)
-    if record["kind"] != "train":
-        raise UsageError(f"{store.folder(key)} is an evaluation; name a training stage or an encoder folder")
-    spec = record["spec"]
-    if key_of(spec) != key or "role" not in record or not isinstance(record.get("base"), dict):
-        raise StoreError(f"{store.folder(key) / RECORD} was changed: it is not the record of stage {key}; remove "
-                         f"{store.folder(key)} to have the stage made again")
-    settings = TrainingSettings(**spec["settings"] | {"adam_betas": tuple(spec["settings"]["adam_betas"])})
-    lora = LoraSettings(**spec["lora"]) if spec["lora"] else None
-    parent = read_stage(store, spec["parent"]) if spec["parent"] else None
-    tasks = tuple(TASKS[name] for name in spec["tasks"])
-    for task in tasks:
-        if task.origin != spec.get("origins", {}).get(task.name, ""):
-            raise UsageError(f"{store.folder(key)} was trained on another {task.name}: the file of --tasks has changed "
-                             "since, and its labels may mean something else; give the file as it was")
-    return Train(spec["name"], tasks, spec["method"], settings, lora, spec["seed"], spec["limit_train"], parent,
-                 record["role"], spec, {})
+    chain = open_adapters(source)
+    if chain is None:
+        return Source(find_base(source), (None,), Path("runs"))
+    if missing := read_identity(chain[0].folder)["parents"]:
+        raise UsageError(f"{source} stands on {len(missing)} other adapters; give its stages/KEY folder, or a bundle, "
+                         "which have them")
+    base = base_of_adapter(chain[0].folder, scale)
+    return Source(base, tuple(chain), Path("runs"))
 
 
 def _base_of(store: Store, key: str) -> Base:
@@ -144,8 +127,10 @@ def _plan(source: Source, request: Request, found: Problems) -> Plan:
                 settings = model.settings if model else TrainingSettings(tokens_per_pack=2048)
                 # The base encoder is the baseline of every model: one evaluation, a row for each to pair with.
                 alike = [model] if model else [other for other in able if other] or [None]
-                for stage in builder.evaluations(task, languages, settings, model):
-                    cells += [Cell(stage, _labels(source, builder, model, task, stage, like)) for like in alike]
+                for method in dict.fromkeys(like.method if like else "full" for like in alike):
+                    for stage in builder.evaluations(task, languages, settings, model, method):
+                        cells += [Cell(stage, _labels(source, builder, model, task, stage, like)) for like in alike
+                                  if like is None or like.method == method]
     plan = Plan(builder.request, source.base, provider, precision, cells, builder.data)
     for cell in cells:
         for code in cell.stage.languages:
@@ -155,8 +140,11 @@ def _plan(source: Source, request: Request, found: Problems) -> Plan:
     return plan
 
 
-def _able(source: Source, task: Task, found: Problems) -> list[Train | None]:
+def _able(source: Source, task: Task, found: Problems) -> list[Train | Given | None]:
     """The models that can score `task`: with a head of its training task, or any encoder where none is needed."""
+    given = [model for model in source.models if model is not None and model.kind == "given"]
+    if task.trained_on is None and len(given) == len(source.models):        # a stack: all of it
+        return given[-1:]
     if task.trained_on is None:
         models = [model for model in source.models if model is None or model.role == "intermediate"]
         return models or list(source.models)
@@ -169,36 +157,33 @@ def _able(source: Source, task: Task, found: Problems) -> list[Train | None]:
     return able
 
 
-def _labels(source: Source, builder: StageBuilder, model: Train | None, task: Task, stage: Evaluate,
-            like: Train | None) -> dict[str, Any]:
+def _labels(source: Source, builder: StageBuilder, model: Train | Given | None, task: Task, stage: Evaluate,
+            like: Train | Given | None) -> dict[str, Any]:
     """The results columns of scoring `model`; `like` is the model whose method, seed and settings they name."""
-    before = (model.path if task.trained_on is None else model.path[:-1]) if model else ()
-    method = like.method if like else "lora" if source.adapter else "full"
-    if source.adapter:
-        before = (read_identity(source.adapter)["task"],)
+    path = ">".join(model.path).split(">") if model else []     # one adapter may have been trained on several tasks
+    before = path if task.trained_on is None else path[:-1]
+    method = like.method if like else "full"
     trained = model if task.trained_on else None
-    labels = builder.labels(method, trained and trained.settings, trained and trained.lora, stage)
+    policy = like.policy if like else "stack"
+    labels = builder.labels(method, policy, trained and trained.settings, trained and trained.lora, stage)
     config = json.loads(labels["method_config"])
     if like:                    # how it was trained, whatever the flags of this command are
         config |= {"precision": like.spec["precision"], "limit_train": like.limit}
     config = canonical_json({key: value for key, value in config.items() if value is not None})
-    first = model
-    while first is not None and first.parent is not None:
-        first = first.parent
-    variant = first.spec.get("variant", "") if first and first.role == "intermediate" else ""
-    return labels | {"recipe": _told_recipe(model), "protocol": "", "intermediate_variant": variant,
+    return labels | {"recipe": _told_recipe(model), "protocol": "",
+                     "intermediate_variant": model.variant if model else "",
                      "intermediate": ">".join(before) or "none",
                      "seed": like.seed if like else 0, "method_config": config,
                      "target_variant": f"head of {_named(trained)}" if trained and trained.role == "intermediate"
                      else labels["target_variant"]}
 
 
-def _named(model: Train) -> str:
+def _named(model: Train | Given) -> str:
     """The name of what was trained, with its variant."""
     return f"{model.name} ({model.spec['variant']})" if model.spec.get("variant") else model.name
 
 
-def _told_recipe(model: Train | None) -> str:
+def _told_recipe(model: Train | Given | None) -> str:
     """`evaluate` and a digest of how the model was trained, which is the same for every seed: stages know no recipe."""
     settings = []
     while model is not None:
@@ -213,17 +198,6 @@ class _ScoringRunner(Runner):
     def train(self, stage: Train, place: str) -> None:
         raise StoreError(f"the weights of `{stage.label}` ({stage.key}) are not there: target models are removed after "
                          "scoring. Run the recipe with --keep in a new --runs folder, then score that")
-
-
-class _AdapterRunner(_ScoringRunner):
-    """A runner whose model is the base encoder under one adapter folder."""
-
-    def __init__(self, plan: Plan, adapter: Path):
-        super().__init__(plan)
-        self.adapter = adapter
-
-    def model(self, stage: Train | None, place: str):
-        return stacks.lora(self.base_encoder(), [self.adapter], None).to(self.device), {}
 
 
 def _print_scores(frame, out: Path) -> None:

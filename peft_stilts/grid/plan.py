@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from peft_stilts.errors import DataError, Problems
 from peft_stilts.grid import recorded
 from peft_stilts.grid.base import find_base, resolve_scale
 from peft_stilts.grid.builder import StageBuilder, mixture
-from peft_stilts.grid.stages import Evaluate, Plan, dev_rows, scored_rows
+from peft_stilts.grid.given import resolve_stack
+from peft_stilts.grid.stages import Evaluate, Given, Plan, Train, dev_rows, scored_rows
 from peft_stilts.machine import resolve_precision
 from peft_stilts.miniature.provider import MiniatureWorld
 from peft_stilts.recipe import Recipe, read_recipe
@@ -56,14 +57,28 @@ def make_plan(request: Request, found: Problems, provider: Provider | None = Non
     if base is None or found.messages:
         return None
     builder = StageBuilder(request, base, provider, precision)
+    below = {}
+    for recipe in recipes:
+        with found.collect():
+            below[recipe.name] = resolve_stack(request.stack or recipe.stack, request, base)
+            notes += _given_notes(below[recipe.name])
     for seed in request.seeds or (DEFAULT_SEEDS[:1] if builder.miniature else DEFAULT_SEEDS):
         for method in request.methods:
-            for recipe in recipes:
-                with found.collect():
-                    builder.add(recipe, method, seed, tasks[recipe.name])
+            for policy in request.policies[: 1 if method == "full" else None]:
+                for recipe in recipes if not found.messages else ():
+                    with found.collect():
+                        builder.add(recipe, below[recipe.name], method, policy, seed, tasks[recipe.name])
     plan = Plan(request, base, provider, precision, builder.cells, builder.data, notes)
     _check_data(plan, found)
     return None if found.messages else plan
+
+
+def _given_notes(stack: Sequence[Recipe | Train | Given]) -> Iterator[str]:
+    """What a reader of the scores must know of adapters that were not trained here."""
+    for stage in stack:
+        if isinstance(stage, Given):
+            yield (f"{stage.model} is given, one adapter for all seeds: the spread over seeds is that of the stages "
+                   "above it, and whether it has seen a scored item is not known here")
 
 
 def _check_names(request: Request, recipes: list[Recipe], provider: Provider, found: Problems, notes: list[str]) \
@@ -143,7 +158,7 @@ def _check_data(plan: Plan, found: Problems) -> None:
                     for task, train in _trained_on(plan, stage):
                         ids.refuse_shared(rows, train, f"{stage.task.name} {code}", f"{task.name}'s training rows")
             continue
-        for task in stage.tasks:
+        for task in stage.tasks if stage.kind == "train" else ():
             train = None
             with found.collect():
                 train = plan.data.joined(task, stage.splits[task.name], stage.limit)
@@ -152,7 +167,7 @@ def _check_data(plan: Plan, found: Problems) -> None:
                 with found.collect():
                     select = plan.data.joined(task, task.select, stage.settings.select_examples)
                     ids.refuse_shared(select, train, f"{task.name}'s development rows", "its training rows")
-        for split in stage.masked.splits.values() if stage.masked else ():
+        for split in stage.masked.splits.values() if stage.kind == "train" and stage.masked else ():
             with found.collect():
                 plan.data.rows("text", split, None)
 
@@ -161,7 +176,7 @@ def _trained_on(plan: Plan, stage: Evaluate) -> Iterator[tuple[Task, Dataset]]:
     """The rows with ids that the model of an evaluation was trained on, in any of its stages."""
     model = stage.parent
     while model is not None and stage.task.form in WITH_IDS:
-        for task in model.tasks:
+        for task in model.tasks if model.kind == "train" else ():
             if task.form in WITH_IDS:
                 yield task, plan.data.joined(task, model.splits[task.name], model.limit)
         model = model.parent

@@ -20,11 +20,23 @@ from peft_stilts.data.sample import Mixing, Schedule, draw_texts
 from peft_stilts.errors import DataError, StoreError, TrainingError
 from peft_stilts.evaluate.predict import FORMS, Scorer
 from peft_stilts.grid.base import encoder_folder, load_tokenizer
-from peft_stilts.grid.stages import Cell, Evaluate, Plan, Train, dev_rows, scored_rows, tag_set
+from peft_stilts.grid.loader import Loader
+from peft_stilts.grid.stages import (
+    ADAPTER,
+    ENCODER,
+    HEADS,
+    ROWS,
+    Cell,
+    Evaluate,
+    Given,
+    Plan,
+    Train,
+    dev_rows,
+    scored_rows,
+    tag_set,
+)
 from peft_stilts.machine import peak_memory, reset_peak_memory
-from peft_stilts.model import stack as stacks
-from peft_stilts.model.adapter_io import load_head, load_masked_head, save_encoder, save_head
-from peft_stilts.model.encoder import Encoder, load_encoder
+from peft_stilts.model.adapter_io import load_masked_head, save_encoder, save_head
 from peft_stilts.model.heads import Head, new_head
 from peft_stilts.model.learner import Learner
 from peft_stilts.model.stack import Stack
@@ -34,10 +46,6 @@ from peft_stilts.tasks.check import unlabelled
 from peft_stilts.tasks.controls import MLM
 from peft_stilts.tasks.sources import scored_split
 from peft_stilts.train.loop import train
-from peft_stilts.train.optim import free_memory
-
-ENCODER, ADAPTER, HEADS, ROWS = "encoder", "adapter", "heads", "results.csv"
-"""Names inside an artefact: a full stage's encoder, a LoRA stage's adapter, a head a task; an evaluation's rows."""
 
 
 def run(plan: Plan) -> None:
@@ -91,7 +99,7 @@ class Runner:
         self.plan, self.store = plan, Store(plan.request.runs)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = None
-        self._loaded: tuple[str | None, Stack, dict[str, Head]] | None = None
+        self.loader = Loader(plan, self.store, self.device)
 
     def cell(self, cell: Cell, place: str = "") -> None:
         """Score a cell unless that was done, enter its rows in the results table, drop the model when it is spent."""
@@ -122,7 +130,7 @@ class Runner:
 
     def score(self, stage: Evaluate, labels: Mapping[str, Any], place: str) -> None:
         """Make an evaluation and commit it."""
-        self.model(stage.parent, place)         # what is below may take long, and is no cost of this stage
+        self.model(stage, place)                # what is below may take long, and is no cost of this stage
         reset_peak_memory()
         draft, began = self.fresh_draft(stage.key), time.monotonic()
         tokens = self.write_scores(stage, labels, draft, place)
@@ -136,7 +144,7 @@ class Runner:
         the encoder.
         """
         form, plan, task = FORMS[stage.task.form], self.plan, stage.task
-        stack, heads = self.model(stage.parent, place)
+        stack, heads = self.model(stage, place)
         scorer = Scorer(stack, heads[task.trained_on] if form.head else None, self.tokenizer, stage.settings,
                         task.labels, plan.precision, self.device, stage.layer, stage.centred)
         rows: list[dict[str, Any]] = []
@@ -157,40 +165,14 @@ class Runner:
         write_rows(results.RESULTS.frame([{**labels, **row} for row in rows]), folder)
         return sum(tokens)
 
-    def model(self, stage: Train | None, place: str) -> tuple[Stack, dict[str, Head]]:
-        """The model that `stage` trained and its heads by task (None: the base encoder, and none), trained first where
-        it is not there yet."""
-        key = stage.key if stage else None
-        if self._loaded is None or self._loaded[0] != key:
-            self._loaded = None
-            if stage is None:
-                free_memory()
-                self._loaded = (key, stacks.lora(self.base_encoder(), [], None).to(self.device), {})
-            else:
-                with self.store.claim(stage.key, waiting(stage, place)):
-                    if not self.store.ready(stage.key):
-                        self.train(stage, place)
-                    self._loaded = (key, *self.load(stage))
-        return self._loaded[1:]
-
-    def load(self, stage: Train) -> tuple[Stack, dict[str, Head]]:
-        """The finished model of a training stage and its heads, files checked, nothing trainable."""
-        folder = self.store.open(stage.key)
-        free_memory()           # of the training's model
-        if stage.method == "full":
-            stack = stacks.lora(load_encoder(folder / ENCODER), [], None)
-        else:
-            below = [self.store.open(key) / ADAPTER for key in chain_keys(stage)]
-            stack = stacks.lora(self.base_encoder(), below, None)
-        heads = {task.name: load_head(folder / HEADS / task.name, stack.encoder.config, task.name,
-                                      FORMS[task.form].head).to(self.device) for task in stage.tasks}
-        return stack.to(self.device), heads
-
-    def base_encoder(self) -> Encoder:
-        """The encoder the run starts from, under the identity that tables and adapter files give it."""
-        base = self.plan.base
-        encoder = load_encoder(encoder_folder(base))
-        return dataclasses.replace(encoder, identity=encoder.identity | {"id": base.id, "revision": base.revision})
+    def model(self, stage: Evaluate, place: str) -> tuple[Stack, dict[str, Head]]:
+        """The model that an evaluation scores and its heads by task, trained first where it is not there yet."""
+        parent = stage.parent
+        if parent is None or self.loader.holds(parent):
+            return self.loader.model(parent, stage.quantized)
+        with self.store.claim(parent.key, waiting(parent, place)):
+            self.make(parent, place)
+            return self.loader.model(parent)
 
     @property
     def tokenizer(self) -> Any:
@@ -199,14 +181,27 @@ class Runner:
             self._tokenizer = load_tokenizer(self.plan.base)
         return self._tokenizer
 
+    def make(self, stage: Train | Given, place: str) -> None:
+        """Make a stage, those below it first, unless its weights are there: train it, or take it into the store."""
+        if self.store.ready(stage.key):
+            return
+        if stage.parent is not None:
+            with self.store.claim(stage.parent.key, waiting(stage.parent, place)):
+                self.make(stage.parent, place)
+        self.train(stage, place) if stage.kind == "train" else self.take(stage)
+
+    def take(self, stage: Given) -> None:
+        """Copy a given adapter and its heads into the store, so that the run is whole without their source."""
+        draft, began = self.fresh_draft(stage.key), time.monotonic()
+        shutil.copytree(stage.folder, draft / ADAPTER)
+        for task, folder in stage.heads.items():
+            shutil.copytree(folder, draft / HEADS / task)
+        self.commit(stage, draft, {"trainable_parameters": 0, "tokens": 0, "seconds": time.monotonic() - began,
+                                   "peak_memory_bytes": peak_memory()})
+
     def train(self, stage: Train, place: str) -> None:
-        """Train a stage on top of its parent (made first if need be) and commit its weights."""
-        parent = stage.parent
-        if parent is not None:
-            with self.store.claim(parent.key, waiting(parent, place)):
-                if not self.store.ready(parent.key):
-                    self.train(parent, place)
-        settings, stack = stage.settings, self.new_stack(stage)
+        """Train a stage on top of its parent, which is there, and commit its weights."""
+        settings, stack = stage.settings, self.loader.new_stack(stage)
         labels, heads, features = {}, {}, {}
         for task in stage.tasks:
             form, rows = FORMS[task.form], self.plan.data.joined(task, stage.splits[task.name], stage.limit)
@@ -238,10 +233,11 @@ class Runner:
             else:
                 stack.save_adapter(draft / ADAPTER)
             for task in stage.tasks:
-                save_head(heads[task.name], draft / HEADS / task.name, task.name)
+                save_head(heads[task.name], draft / HEADS / task.name, task.name, labels[task.name])
         except SafetensorError as error:        # its own kind for 'no space left' and the like
             raise StoreError(f"{draft} cannot be written: {error}. Mend this and give the same command") from error
         self.commit(stage, draft, dataclasses.asdict(record))
+        self.loader.unload(stack)
 
     def masked(self, stage: Train, features: Mapping[str, Any], heads: Mapping[str, Head], mixing: Mixing) -> Any:
         """As many features of masked text as the steps of a training will see, languages drawn by temperature."""
@@ -253,15 +249,6 @@ class Runner:
         drawn = draw_texts({code: len(lines) for code, lines in texts.items()}, wanted, masked.temperature, stage.seed)
         lines = [texts[code][line] for code, line in drawn]
         return encode_masked(lines, self.tokenizer, settings.max_length, stage.seed)
-
-    def new_stack(self, stage: Train) -> Stack:
-        """What a training stage starts from: its parent's encoder, or the base under its parents' adapters."""
-        free_memory()           # of the model before
-        parent = stage.parent
-        if stage.method == "full":
-            return stacks.full(load_encoder(self.store.open(parent.key) / ENCODER) if parent else self.base_encoder())
-        below = [self.store.open(key) / ADAPTER for key in chain_keys(parent)]
-        return stacks.lora(self.base_encoder(), below, stage.lora, stage.name, stage.seed)
 
     def selection(self, stage: Train, stack: Stack, heads: Mapping[str, Head], labels: Mapping[str, tuple[str, ...]]):
         """What scores the English development rows while training, the mean over a mixture's tasks; None where the last
@@ -289,14 +276,14 @@ class Runner:
         draft.mkdir()
         return draft
 
-    def commit(self, stage: Train | Evaluate, draft: Path, record: dict[str, Any]) -> None:
+    def commit(self, stage: Train | Given | Evaluate, draft: Path, record: dict[str, Any]) -> None:
         """Make the draft the stage's artefact and enter its cost in the stages table."""
         spec, base = dict(stage.spec), self.plan.base
         cost = {"stage_key": stage.key, "parent_key": stage.parent.key if stage.parent else "", "kind": stage.kind,
                 "bytes": sum(path.stat().st_size for path in draft.rglob("*") if path.is_file()),
                 "device": device_name(self.device)} | {name: record[name] for name in (
                     "trainable_parameters", "tokens", "seconds", "peak_memory_bytes")}
-        role = stage.role if stage.kind == "train" else "score"
+        role = "score" if stage.kind == "evaluate" else stage.role
         self.store.commit(stage.key, draft, {"kind": stage.kind, "spec": spec, "parent": cost["parent_key"] or None,
                                              "label": stage.label, "role": role, "record": record, "cost": cost,
                                              "base": {"id": base.id, "revision": base.revision, "scale": base.scale}})
@@ -313,7 +300,7 @@ class Runner:
         frame = pd.concat([self.table(table), table.frame(rows) if isinstance(rows, list) else rows])
         table.write(frame.drop_duplicates(table.identity, keep="last"), self.store.root)
 
-    def drop_spent(self, stage: Train | None) -> None:
+    def drop_spent(self, stage: Train | Given | None) -> None:
         """Drop the weights of a target model once nothing in the plan still needs them."""
         if stage is None or stage.role != "target":
             return
@@ -328,12 +315,12 @@ def write_rows(frame: pd.DataFrame, folder: Path) -> None:
     results.replace_file(folder / ROWS, lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
 
 
-def chain_keys(stage: Train | None) -> list[str]:
-    """Keys of the stages whose adapters make the stack of `stage`, the lowest first."""
+def chain_keys(stage: Train | Given | None) -> list[str]:
+    """Keys of `stage` and of all below it, the lowest first."""
     return [] if stage is None else [*chain_keys(stage.parent), stage.key]
 
 
-def waiting(stage: Train | Evaluate, place: str):
+def waiting(stage: Train | Given | Evaluate, place: str):
     """What is said while another process makes the stage."""
     return lambda: print(f"{place} waiting: another process is at `{stage.label}`", flush=True)
 

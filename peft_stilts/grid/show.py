@@ -91,7 +91,7 @@ def show_plan(plan: Plan) -> None:
         state = "to do" if key in needed else "scored, weights dropped" if store.dropped(key) else "cached"
         if key in needed:
             total, largest = total + cost.seconds, max(largest, cost.memory)
-        label = stage.label if stage.kind == "train" else f"score {stage.task.name}: {', '.join(stage.languages)}"
+        label = stage.label if stage.kind != "evaluate" else f"score {stage.task.name}: {', '.join(stage.languages)}"
         parent = branches[stage.parent.key if stage.parent else None]
         branches[key] = parent.add(f"[bold]{state}:[/bold] {label}\n[dim]{_told(cost)} · {key}[/dim]", highlight=False)
     console.print(root)

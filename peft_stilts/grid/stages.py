@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_stilts.digest import key_of
@@ -18,6 +19,10 @@ from peft_stilts.tasks.sources import Provider, dev_split, load_checked, scored_
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+ENCODER, ADAPTER, HEADS, ROWS = "encoder", "adapter", "heads", "results.csv"
+"""Names inside an artefact: a full stage's encoder, a LoRA stage's adapter, a head a task; an evaluation's rows."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +40,8 @@ class Masked:
         return f"mlm {self.ratio:g} {','.join(self.languages)}" + ("" if usual else f" T {self.temperature:g}")
 
 
-@dataclass(frozen=True)
-class Train:
-    """Train `tasks` (several: a mixture) on top of `parent` (None: the base encoder); `label` says it in words.
-
-    `name`: the tasks' name in tables. `splits`: task name -> its training rows (translations among them).
-    """
-
-    name: str
-    tasks: tuple[Task, ...]
-    method: str
-    settings: TrainingSettings
-    lora: LoraSettings | None
-    seed: int
-    limit: int | None
-    parent: Train | None
-    role: str
-    spec: Mapping[str, Any] = field(repr=False)
-    splits: Mapping[str, tuple[Split, ...]] = field(repr=False)
-    masked: Masked | None = None
-    kind = "train"
+class Model:
+    """What training stages and given adapters have in common: a key, a place on others, and words for it."""
 
     @cached_property
     def key(self) -> str:
@@ -66,10 +53,41 @@ class Train:
         return (*(self.parent.path if self.parent else ()), self.name)
 
     @property
+    def variant(self) -> str:
+        """How the trainings so far differ from the usual ones, and which adapters were given; '' where nothing does."""
+        below = self.parent.variant if self.parent else ""
+        return "; ".join(filter(None, (below, self.spec.get("variant", ""))))
+
+    @property
     def model(self) -> str:
         """The model that comes out, in words: `squad > tydiqa (lora, seed 1)`, `none > tydiqa (...)` the baseline."""
         before = ("none",) if self.role == "target" and self.parent is None else ()
-        return f"{' > '.join((*before, *self.path))} ({self.method}, seed {self.seed})"
+        policy = f", {self.policy}" if self.parent and self.policy != "stack" else ""
+        return f"{' > '.join((*before, *self.path))} ({self.method}{policy}, seed {self.seed})"
+
+
+@dataclass(frozen=True)
+class Train(Model):
+    """Train `tasks` (several: a mixture) on top of `parent` (None: the base encoder); `label` says it in words.
+
+    `name`: the tasks' name in tables. `splits`: task name -> its training rows (translations among them). `policy`:
+    what becomes of the adapters below (spec.POLICIES).
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    method: str
+    settings: TrainingSettings
+    lora: LoraSettings | None
+    seed: int
+    limit: int | None
+    parent: Train | Given | None
+    role: str
+    spec: Mapping[str, Any] = field(repr=False)
+    splits: Mapping[str, tuple[Split, ...]] = field(repr=False)
+    masked: Masked | None = None
+    policy: str = "stack"
+    kind = "train"
 
     @property
     def label(self) -> str:
@@ -78,17 +96,52 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Given(Model):
+    """An adapter that was trained elsewhere, on top of `parent`: its files in `folder`, the heads trained with it in
+    the folders `heads`, by task. The rest is what is known of its training, as in Train."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    method: str
+    settings: TrainingSettings
+    lora: LoraSettings
+    seed: int
+    limit: int | None
+    parent: Given | None
+    role: str
+    spec: Mapping[str, Any] = field(repr=False)
+    folder: Path = field(compare=False)
+    heads: Mapping[str, Path] = field(compare=False)
+    policy: str = "stack"
+    kind = "given"
+
+    @property
+    def label(self) -> str:
+        return f"take {self.model} ({self.spec['variant']})"
+
+
+def adapters(stage: Train | Given | None) -> list[Train | Given]:
+    """The stages whose adapters make the stack of `stage`, the lowest first: a stage that continues the adapter below
+    stands in its place."""
+    if stage is None:
+        return []
+    below = adapters(stage.parent)
+    return [*(below[:-1] if stage.policy == "continue" else below), stage]
+
+
+@dataclass(frozen=True)
 class Evaluate:
-    """Score `task` in `languages` with the model of `parent` (None: the base encoder itself)."""
+    """Score `task` in `languages` with the model of `parent` (None: the base encoder itself, or it `quantized`)."""
 
     task: Task
     languages: tuple[str, ...]
     settings: TrainingSettings
     layer: int | None
     limit: int | None
-    parent: Train | None
+    parent: Train | Given | None
     spec: Mapping[str, Any] = field(repr=False)
     centred: bool = False
+    quantized: bool = False
     kind = "evaluate"
 
     @cached_property
@@ -97,7 +150,8 @@ class Evaluate:
 
     @property
     def label(self) -> str:
-        on = self.parent.model if self.parent else "the base encoder"
+        base = "the base encoder" + (" in 4 bits" if self.quantized else "")
+        on = self.parent.model if self.parent else base
         return f"score {self.task.name} in {len(self.languages)} languages with {on}"
 
 
@@ -125,11 +179,11 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     @cached_property
-    def stages(self) -> dict[str, Train | Evaluate]:
+    def stages(self) -> dict[str, Train | Given | Evaluate]:
         """Every stage by key, parents before children, each once."""
-        found: dict[str, Train | Evaluate] = {}
+        found: dict[str, Train | Given | Evaluate] = {}
         for cell in self.cells:
-            chain: list[Train | Evaluate] = [cell.stage]
+            chain: list[Train | Given | Evaluate] = [cell.stage]
             while chain[-1].parent is not None:
                 chain.append(chain[-1].parent)
             for stage in reversed(chain):

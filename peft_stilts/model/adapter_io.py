@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from peft_stilts.digest import sha256_file
 from peft_stilts.errors import CheckpointError, StoreError, UsageError
 from peft_stilts.model.encoder import WEIGHTS, faults, pickles_refused
 from peft_stilts.model.heads import Head, new_head
-from peft_stilts.spec import LoraSettings
+from peft_stilts.spec import MAPS, LoraSettings
 
 ADAPTER, ADAPTER_CONFIG, IDENTITY = "adapter_model.safetensors", "adapter_config.json", "identity.json"
 HEAD, HEAD_CONFIG = "head.safetensors", "head.json"
@@ -27,6 +28,8 @@ HEAD, HEAD_CONFIG = "head.safetensors", "head.json"
 
 TARGETS = r".*encoder\.layer\.\d+\..*\.(query|key|value|dense)"
 """The six linear maps of every layer, and not the pooler's (docs/design: adapters sit on the encoder's layers only)."""
+SOME_TARGETS = r".*encoder\.layer\.\d+\."
+"""What a choice of them begins with; the maps follow as `(a|b)`."""
 HARMLESS = {"peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision",
             "inference_mode", "r", "lora_alpha", "lora_dropout", "megatron_core", "qalora_group_size"}  # fmt: skip
 """Fields of adapter_config.json that are read by themselves, or change nothing where all others are as expected."""
@@ -34,7 +37,11 @@ HARMLESS = {"peft_type", "peft_version", "task_type", "auto_mapping", "base_mode
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter as read from a folder: PEFT's configuration, tensors by PEFT's names, and where it belongs."""
+    """An adapter as read from a folder: PEFT's configuration, tensors by PEFT's names, and where it belongs.
+
+    `policy`: what is done with its parents when it is loaded: `stack`, they act frozen below; `merge`, they are folded
+    into the base first.
+    """
 
     folder: Path
     config: LoraConfig
@@ -42,26 +49,65 @@ class Adapter:
     task: str
     base: dict[str, str]
     parents: list[dict[str, str]]
+    policy: str
     sha256: str
 
+    @property
+    def shape(self) -> LoraSettings:
+        """Rank, alpha, dropout and target maps."""
+        return _shape(self.config)[1]
 
-def lora_config(settings: LoraSettings, base: dict[str, str]) -> LoraConfig:
-    """PEFT's configuration of an adapter of this shape on the encoder with identity `base`."""
+    @property
+    def method(self) -> str:
+        """`lora`, `rslora`, `dora`, or `qlora` on a quantised base."""
+        return "qlora" if "quantization" in self.base else _shape(self.config)[0]
+
+
+def lora_config(settings: LoraSettings, method: str, base: dict[str, str]) -> LoraConfig:
+    """PEFT's configuration of an adapter of this shape and `method` on the encoder with identity `base`."""
+    maps = "|".join(MAPS[name] for name in settings.target_maps)
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=TARGETS,
+        target_modules=TARGETS if settings.target_maps == tuple(MAPS) else f"{SOME_TARGETS}({maps})",
+        use_rslora=method == "rslora",
+        use_dora=method == "dora",
         bias="none",
         base_model_name_or_path=base["id"],
         revision=base["revision"],
     )
 
 
+def target_maps(pattern: Any) -> tuple[str, ...]:
+    """The names of the maps that the target_modules of an adapter_config.json, as `lora_config` writes them, choose;
+    () where it is none of those."""
+    if pattern == TARGETS:
+        return tuple(MAPS)
+    parts = str(pattern).removeprefix(SOME_TARGETS).removeprefix("(").removesuffix(")").split("|")
+    found = tuple(name for name, part in MAPS.items() if part in parts)
+    return found if pattern == f"{SOME_TARGETS}({'|'.join(MAPS[name] for name in found)})" else ()
+
+
+def _shape(config: LoraConfig) -> tuple[str, LoraSettings]:
+    method = "dora" if config.use_dora else "rslora" if config.use_rslora else "lora"
+    shape = LoraSettings(config.r, float(config.lora_alpha), float(config.lora_dropout),
+                         target_maps(config.target_modules))
+    return method, shape
+
+
+def _told(config: LoraConfig) -> dict[str, Any]:
+    """What identity.json repeats of adapter_config.json: a changed one would be another adapter."""
+    method, shape = _shape(config)
+    return shape.told() | {"method": method}
+
+
 def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """PEFT's file name of each tensor of adapter `name` -> the parameter in the PeftModel `model`."""
     part = f".{name}."
-    return {key.replace(part, "."): value for key, value in model.named_parameters() if part in key}
+    # A magnitude of DoRA is the weight of a module of its own in memory, and a bare tensor in files.
+    return {key.replace(part, ".").replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): value
+            for key, value in model.named_parameters() if part in key}
 
 
 def save_encoder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, str]:
@@ -78,12 +124,14 @@ def save_encoder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
 
 
 def save_adapter(
-    folder: Path, config: LoraConfig, parameters: dict[str, nn.Parameter], task: str, base: dict, parents: list[dict]
+    folder: Path, config: LoraConfig, parameters: dict[str, nn.Parameter], task: str, base: dict, parents: list[dict],
+    policy: str = "stack",
 ) -> str:
     """Write an adapter in PEFT's format, with identity.json beside it; returns its sha256.
 
     `parameters` as `adapter_parameters` gives them. identity.json: `task`, `base` (the encoder's identity), `parents`
-    (the frozen adapters below: `name`, `task`, `sha256`, lowest first) and `sha256` of adapter_model.safetensors.
+    (the adapters before it: `name`, `task`, `sha256`, lowest first), `policy` (see Adapter), `shape` (method, rank,
+    alpha, dropout, as in the configuration) and `sha256` of adapter_model.safetensors.
     Stock PeftModel.from_pretrained reads the folder.
     """
     folder = Path(folder)
@@ -93,35 +141,50 @@ def save_adapter(
     copied.inference_mode = True  # as PEFT's own save_pretrained writes it
     copied.save_pretrained(folder)
     checksum = sha256_file(folder / ADAPTER)
-    _write_json(folder / IDENTITY, {"task": task, "base": base, "parents": parents, "sha256": checksum})
+    _write_json(folder / IDENTITY, {"task": task, "base": base, "parents": parents, "policy": policy,
+                                     "shape": _told(config), "sha256": checksum})
     return checksum
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """identity.json of an adapter folder: `task`, `base`, `parents`, `sha256`; CheckpointError when it is not there."""
-    return _read_json(Path(folder) / IDENTITY, {"task": str, "base": dict, "parents": list, "sha256": str})
+    """identity.json of an adapter folder: `task`, `base`, `parents`, `policy`, `sha256`; CheckpointError when it is not
+    there, or says something else."""
+    path = Path(folder) / IDENTITY
+    found = {"policy": "stack"} | _read_json(path, {"task": str, "base": dict, "parents": list, "sha256": str})
+    if found["policy"] not in ("stack", "merge"):
+        raise CheckpointError(f"{path}: policy is {found['policy']!r}; known: stack, merge.")
+    for parent in found["parents"]:
+        if not isinstance(parent, dict) or not all(isinstance(parent.get(key), str) for key in ("name", "sha256")):
+            raise CheckpointError(f"{path}: a parent is {parent!r}; it must have a name and a sha256.")
+    return found
 
 
 def read_adapter(folder: Path, base: dict[str, str]) -> Adapter:
     """Read an adapter for the encoder with identity `base`.
 
     Raises CheckpointError when a file is missing or damaged, the checksum differs, the adapter was trained on other
-    weights, or its configuration asks for more than plain LoRA on TARGETS.
+    weights (or the same ones quantised), or its configuration asks for more than METHODS know.
     """
+    folder = Path(folder)
     identity = read_identity(folder)
-    if identity["base"].get("sha256") != base["sha256"]:
+    if any(identity["base"].get(name) != base.get(name) for name in ("sha256", "quantization")):
         raise CheckpointError(
             f"{folder} was trained on {_named(identity['base'])}; the encoder here is {_named(base)}. "
             "An adapter works only on the weights it was trained on."
         )
     tensors = _read_tensors(folder / ADAPTER, identity["sha256"])
+    config = _read_config(folder / ADAPTER_CONFIG, base)
+    if identity.get("shape", _told(config)) != _told(config):
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG} was changed: it says {_told(config)}, {IDENTITY} says "
+                              f"{identity['shape']}.")
     return Adapter(
         folder=folder,
-        config=_read_config(folder / ADAPTER_CONFIG, base),
+        config=config,
         tensors=tensors,
         task=identity["task"],
         base=identity["base"],
         parents=identity["parents"],
+        policy=identity["policy"],
         sha256=identity["sha256"],
     )
 
@@ -131,15 +194,24 @@ def fill_adapter(model: nn.Module, name: str, adapter: Adapter) -> None:
     _fill(adapter_parameters(model, name), adapter.tensors, adapter.folder / ADAPTER)
 
 
-def save_head(head: Head, folder: Path, task: str) -> str:
-    """Write head.safetensors (a tied decoder is left to the encoder) and head.json; returns the file's sha256."""
+def save_head(head: Head, folder: Path, task: str, labels: Sequence[str] = ()) -> str:
+    """Write head.safetensors (a tied decoder is left to the encoder) and head.json; returns the file's sha256.
+
+    `labels`: the words of the head's outputs, in their order.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_plain(_own(head)), folder / HEAD, metadata={"format": "pt"})
     checksum = sha256_file(folder / HEAD)
-    told = {"task": task, "form": head.form, "num_labels": head.num_labels, "sha256": checksum}
+    told = {"task": task, "form": head.form, "num_labels": head.num_labels, "labels": list(labels), "sha256": checksum}
     _write_json(folder / HEAD_CONFIG, told)
     return checksum
+
+
+def read_head_config(folder: Path) -> dict[str, Any]:
+    """head.json: `task`, `form`, `num_labels`, `labels` (empty where none were told), `sha256` of head.safetensors."""
+    fields = {"task": str, "form": str, "num_labels": int, "sha256": str}
+    return {"labels": []} | _read_json(Path(folder) / HEAD_CONFIG, fields)
 
 
 def load_head(folder: Path, config: XLMRobertaConfig, task: str, form: str) -> Head:
@@ -148,7 +220,7 @@ def load_head(folder: Path, config: XLMRobertaConfig, task: str, form: str) -> H
     A masked-language head still has to be tied to its encoder (`tie`).
     """
     folder = Path(folder)
-    told = _read_json(folder / HEAD_CONFIG, {"task": str, "form": str, "num_labels": int, "sha256": str})
+    told = read_head_config(folder)
     if (told["task"], told["form"]) != (task, form):
         raise CheckpointError(
             f"{folder} holds the {told['form']} head of {told['task']!r}; asked for was the {form} head of {task!r}."
@@ -181,13 +253,16 @@ def load_masked_head(folder: Path, encoder: nn.Module) -> Head:
 
 
 def _read_config(path: Path, base: dict[str, str]) -> LoraConfig:
-    """The configuration that r, lora_alpha and lora_dropout of adapter_config.json make; CheckpointError naming every
-    other field whose value would change what the adapter computes."""
+    """The configuration that an adapter_config.json of ours makes; CheckpointError naming every field whose value would
+    change what the adapter computes and is none that our methods write."""
     values = _read_json(path, {"peft_type": str, "r": int, "lora_alpha": int | float, "lora_dropout": int | float})
     if values["peft_type"] != "LORA":
         raise CheckpointError(f"{path} is of PEFT type {values['peft_type']!r}; only 'LORA' is read.")
+    maps = target_maps(values.get("target_modules"))
+    method = "dora" if values.get("use_dora") is True else "rslora" if values.get("use_rslora") is True else "lora"
     try:
-        config = lora_config(LoraSettings(values["r"], values["lora_alpha"], values["lora_dropout"]), base)
+        shape = LoraSettings(values["r"], values["lora_alpha"], values["lora_dropout"], maps or tuple(MAPS))
+        config = lora_config(shape, method, base)
     except UsageError as error:
         raise CheckpointError(f"{path}: {error}") from error
     expected = config.to_dict()
@@ -196,8 +271,10 @@ def _read_config(path: Path, base: dict[str, str]) -> LoraConfig:
         wanted = expected.get(name)
         if name in HARMLESS or value == wanted or (empty and not wanted):
             continue
-        raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read (plain LoRA on every layer's six "
-                              "linear maps).")  # fmt: skip
+        raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read (LoRA, rsLoRA or DoRA on the six "
+                              "linear maps of every layer, or some of them by name).")  # fmt: skip
+    if "quantization" in base and method != "lora":
+        raise CheckpointError(f"{path} is {method} on a quantised base; only plain LoRA is read there (qlora).")
     return config
 
 
@@ -210,7 +287,8 @@ def _plain(parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
 
 
 def _named(identity: dict[str, Any]) -> str:
-    return f"{identity.get('id')} at {identity.get('revision')} (sha256 {str(identity.get('sha256'))[:12]}…)"
+    return f"{identity.get('id')} at {identity.get('revision')} (sha256 {str(identity.get('sha256'))[:12]}…" \
+           + (f", quantised to {identity['quantization']})" if "quantization" in identity else ")")
 
 
 @torch.no_grad()

@@ -23,14 +23,15 @@ def rate(step: int, total: int, settings: TrainingSettings) -> float:
 
 
 def make_optimizer(learner: Learner, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: no decay on biases and LayerNorm, heads at `head_lr` where one is given.
+    """AdamW over the trainable parameters: no decay on biases, LayerNorm and DoRA's magnitudes (decay would pull them
+    and with them the base's weights to 0), heads at `head_lr` where one is given.
 
     Each group keeps its peak learning rate as `peak`.
     """
     normed = {id(p) for m in learner.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in learner.trainable().items():
-        plain = name.endswith("bias") or id(parameter) in normed
+        plain = name.endswith("bias") or id(parameter) in normed or "lora_magnitude_vector" in name
         groups.setdefault((name.startswith("heads."), plain), []).append(parameter)
     options = []
     for (head, plain), parameters in groups.items():

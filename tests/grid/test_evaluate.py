@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 from peft_stilts import results
 from peft_stilts.errors import CheckpointError, Problems, UsageError
 from peft_stilts.grid import evaluate as evaluating
+from peft_stilts.grid import given
 from peft_stilts.grid import run as running
 from peft_stilts.grid.evaluate import evaluate_source
 from peft_stilts.grid.run import run
@@ -38,7 +39,7 @@ def evaluate(data_root, tmp_path, monkeypatch):
                 "targets": targets, "data_root": str(root), "layers": layers, "languages": languages,
                 "precision": "fp32",
                 **flags}, found)
-        evaluate_source(source, request, tmp_path / "out")
+        evaluate_source(str(source), request, tmp_path / "out")
         return tmp_path / "out"
 
     return make
@@ -72,9 +73,10 @@ def test_a_models_precision_and_limit_are_those_of_its_training(kept, evaluate):
 
 def test_the_base_is_looked_up_at_the_commit_of_the_run(kept, monkeypatch):
     asked, find = [], evaluating.find_base
-    monkeypatch.setattr(evaluating, "find_base", lambda scale, **told: asked.append(told) or find(scale, **told))
-    evaluating.open_source(stage_folder(kept, "squad"))
-    evaluating.open_source(stage_folder(kept, "squad", "lora") / "adapter")
+    for module in (evaluating, given):
+        monkeypatch.setattr(module, "find_base", lambda scale, **told: asked.append(told) or find(scale, **told))
+    evaluating.open_source(str(stage_folder(kept, "squad")))
+    evaluating.open_source(str(stage_folder(kept, "squad", "lora") / "adapter"))
     assert asked == [{"revision": kept.plan.base.revision}] * 2
 
 
@@ -185,7 +187,7 @@ def test_another_base_under_the_same_name_is_refused(own_base, workshop, evaluat
     base, runs, stage = own_base
     evaluate(stage / "adapter", "tatoeba", languages="de")
     workshop.make_encoder(base, seed=5)
-    with pytest.raises(CheckpointError, match="trained on .*; the encoder here is"):
+    with pytest.raises(UsageError, match="trained on .*; the encoder here is"):
         evaluate(stage / "adapter", "tatoeba", languages="de")
     for source in (runs, stage):
         with pytest.raises(UsageError, match="was trained on .* is now at"):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from peft_stilts import results
 from peft_stilts.errors import DataError, StoreError
+from peft_stilts.grid import loader
 from peft_stilts.grid import run as module
 from peft_stilts.grid.run import Runner, run, score_rows
 from peft_stilts.grid.show import begin, finish, todo
@@ -179,9 +180,9 @@ def test_what_a_kill_after_a_commit_left_undone_is_made_up_for(finished, again, 
 def test_a_full_target_stage_loads_its_parents_encoder_alone(kept, monkeypatch):
     stage = next(stage for stage in kept.plan.stages.values()
                  if stage.kind == "train" and stage.method == "full" and stage.parent)
-    loaded, load = [], module.load_encoder
-    monkeypatch.setattr(module, "load_encoder", lambda folder: loaded.append(folder) or load(folder))
-    assert Runner(kept.plan).new_stack(stage).full
+    loaded, load = [], loader.load_encoder
+    monkeypatch.setattr(loader, "load_encoder", lambda folder: loaded.append(folder) or load(folder))
+    assert Runner(kept.plan).loader.new_stack(stage).full
     assert loaded == [Store(kept.runs).folder(stage.parent.key) / "encoder"]
 
 

@@ -194,7 +194,7 @@ def test_an_adapter_that_asks_for_more_than_plain_lora_is_refused(base, adapters
     path.write_text(json.dumps(plain | {"a_new_switch": False, "task_type": "FEATURE_EXTRACTION"}))
     lora(load_encoder(base), adapters[:1], None)
     path.write_text(json.dumps(plain | {field: value}))
-    with pytest.raises(CheckpointError, match=f"adapter_config.json.*({field}|dropout|rank)"):
+    with pytest.raises(CheckpointError, match=f"adapter_config.json.*({field}|dropout|rank|dora)"):
         lora(load_encoder(base), adapters[:1], None)
 
 
