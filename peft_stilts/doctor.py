@@ -10,11 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from peft_stilts.grid.hub import reach_hub
 from peft_stilts.machine import BF16_FLAGS, cpu_flags, cpu_info, memory, resolve_precision
 
 GIB = 2**30
-HUB_SECONDS = 3.0
-"""How long the hub is waited for."""
 LARGE_GIB = 16 * 560e6 / GIB
 """XLM-R Large, 560 million parameters (Conneau et al., 2020, table 12), 16 bytes each: float32 weight, gradient and
 AdamW's two moments; activations come on top."""
@@ -144,31 +143,6 @@ def _hub(ask: bool) -> list[Finding]:
     return [reach, Finding("hub cache", f"{cache}{'' if cache.exists() else ' (not there yet)'}; HF_HOME moves it"),
             Finding("hub token", "present" if get_token() else "none",
                     "" if get_token() else "None is needed: every model and data set used here is public.")]
-
-
-def reach_hub(url: str) -> str:
-    """'' when `url` answers a HEAD request within HUB_SECONDS (any status counts), else why not."""
-    import threading
-
-    # In a thread of its own, because a name that does not resolve may take longer than any timeout of the request.
-    answer = [f"no answer in {HUB_SECONDS:.0f} seconds"]
-    thread = threading.Thread(target=lambda: answer.append(_head(url)), daemon=True)
-    thread.start()
-    thread.join(HUB_SECONDS + 0.5)
-    return answer[-1]
-
-
-def _head(url: str) -> str:
-    import urllib.error
-    import urllib.request
-
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_SECONDS).close()
-    except urllib.error.HTTPError:
-        return ""
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error)) or type(error).__name__
-    return ""
 
 
 def tested_versions() -> dict[str, str]:

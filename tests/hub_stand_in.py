@@ -1,4 +1,4 @@
-"""A stand-in for the hub on the loopback interface: repositories with a history, private ones, pushes that break off."""
+"""A stand-in for the hub on the loopback interface: repositories with a history, pushes that break off."""
 
 import base64
 import hashlib
@@ -72,7 +72,7 @@ class HubStandIn:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def add(self, repo: str, files: dict[str, bytes], kind: str = "models", private: bool = False, sha: str = "") -> str:
+    def add(self, repo: str, files: dict[str, bytes], kind="models", private=False, sha="") -> str:
         """A commit of `files` (all there are then) on the repository, made where it is not there; returns its sha."""
         return self.repositories.setdefault((kind, repo), Repository(private)).commit(files, sha)
 

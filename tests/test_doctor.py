@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from peft_stilts import doctor as module
-from peft_stilts.doctor import doctor, reach_hub, show
+from peft_stilts.doctor import doctor, show
 
 
 @pytest.fixture

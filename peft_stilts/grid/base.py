@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_stilts.digest import sha256_file, sha256_folder
 from peft_stilts.errors import Problems, UsageError
+from peft_stilts.grid.hub import hub_folder
 from peft_stilts.spec import SCALES, Request, typed_path
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 MINIATURE = "peft_stilts/miniature"
 """How the shipped miniature encoder is named in tables and adapter files; it is no id of a hub."""
-HUB_TIMEOUT = 5.0
-"""seconds until a hub that does not answer counts as unreachable"""
 SMALL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "sentencepiece*")
 """What is fetched of a hub model to plan a run; the weights come when they are needed."""
 SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
@@ -98,7 +97,7 @@ def find_base(scale: str, commits: Mapping[str, str] | None = None, revision: st
     """
     source = str(miniature_folder()) if scale in ("mini", MINIATURE) else SCALES.get(scale, scale)
     if from_hub := _is_hub_id(source):
-        folder = _hub_folder(source, SMALL_FILES, revision or (commits or {}).get(f"{source}@main"))
+        folder = hub_folder(source, SMALL_FILES, revision or (commits or {}).get(f"{source}@main"))
         revision, name, files = folder.name, source, ""
     else:
         folder = _model_folder(source, scale)
@@ -128,7 +127,7 @@ def _model_folder(source: str, scale: str) -> Path:
 def encoder_folder(base: Base) -> Path:
     """The base's folder with its weights in it, downloaded at the base's commit where they are not cached yet."""
     if base.from_hub and not (base.folder / "model.safetensors").exists():
-        return _hub_folder(base.id, (*SMALL_FILES, "model.safetensors"), base.revision)
+        return hub_folder(base.id, (*SMALL_FILES, "model.safetensors"), base.revision)
     return base.folder
 
 
@@ -181,20 +180,3 @@ def _xlmr_config(folder: Path, scale: str) -> XLMRobertaConfig:
                       f"num_attention_heads {config.num_attention_heads}")
     return config
 
-
-def _hub_folder(repo: str, files: tuple[str, ...], revision: str | None = None) -> Path:
-    """The cached snapshot folder of a hub model, named by its full commit, with `files` (patterns) in it.
-
-    Everything is then read from that folder, so nothing asks the hub again."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files), etag_timeout=HUB_TIMEOUT))
-    except RepositoryNotFoundError as error:
-        raise UsageError(f"the hub has no model {repo!r} that this account may read; check the name, or log in with "
-                         "`hf auth login` for a private one") from error
-    except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise UsageError(f"the hub cannot be reached for {repo!r}, and nothing of it is cached; on a machine with "
-                         f"network run the same command once, or give a local folder with --scale DIR; --scale mini "
-                         f"runs the miniature world without a network ({type(error).__name__})") from error

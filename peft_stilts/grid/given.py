@@ -21,6 +21,8 @@ from peft_stilts.tasks import TASKS
 
 KEY = re.compile(r"[0-9a-f]{16}")
 """How the key of a stage looks."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""How a full commit looks; the revision of a base that was a folder is the SHA-256 of its weights."""
 
 
 def resolve_stack(entries: Sequence[str], request: Request, base: Base) -> list[Recipe | Train | Given]:
@@ -143,16 +145,17 @@ def _given(folder: Path, parent: Given | None, heads: Mapping[str, Path] | None 
     last = dict(told[-1]) if told else {}
     values = {name: value for name, value in (last.get("settings") or {}).items() if name in SETTINGS}
     settings = build(TrainingSettings, values, f"{folder}: settings")
-    heads = {task: place for task, place in (heads or {}).items() if task in TASKS}
+    heads = dict(heads or {})
+    known = sorted(task for task in heads if task in TASKS)     # another's own tasks need their file (--tasks)
     name = ">".join(stage["name"] for stage in told) or adapter.task
-    spec = {"kind": "given", "name": name, "tasks": sorted(heads), "method": adapter.method, "settings": values,
+    spec = {"kind": "given", "name": name, "tasks": known, "method": adapter.method, "settings": values,
             "lora": adapter.shape.told(), "seed": last.get("seed", 0), "limit_train": last.get("limit_train"),
             "parent": parent and parent.key, "role": last.get("role", "intermediate"), "policy": adapter.policy,
             "precision": last.get("precision") or "fp32", "adapter": adapter.sha256, "base": adapter.base["sha256"],
             "heads": {task: read_head_config(place)["sha256"] for task, place in heads.items()},
             "variant": "; ".join([*(filter(None, (stage.get("variant") for stage in told))),
                                   f"adapter {adapter.sha256[:12]}"])}
-    return Given(name, tuple(TASKS[task] for task in sorted(heads)), adapter.method, settings, adapter.shape,
+    return Given(name, tuple(TASKS[task] for task in known), adapter.method, settings, adapter.shape,
                  spec["seed"], spec["limit_train"], parent, spec["role"], spec, Path(folder), heads, adapter.policy)
 
 
@@ -166,7 +169,7 @@ def check_base(folder: Path, base: Base) -> None:
         raise UsageError(f"{folder} was trained on {told.get('id')} at {told.get('revision')} (sha256 "
                          f"{str(told.get('sha256'))[:12]}…); the encoder here is {base.id} at {base.revision[:12]} "
                          f"(sha256 {found[:12]}…). An adapter works only on the weights it was trained on; name its "
-                         "base with --scale")
+                         "base with --scale, in Python with base=")
 
 
 def base_of_adapter(folder: Path, scale: str) -> Base:
@@ -176,10 +179,11 @@ def base_of_adapter(folder: Path, scale: str) -> Base:
     """
     told = read_identity(folder)["base"]
     try:
-        base = find_base(scale) if scale != "auto" else find_base(told["id"], revision=told.get("revision"))
+        commit = told.get("revision") if COMMIT.fullmatch(str(told.get("revision"))) else None     # of a hub's model
+        base = find_base(scale) if scale != "auto" else find_base(str(told.get("id")), revision=commit)
     except UsageError as error:
         raise UsageError(f"{folder} was trained on {told.get('id')} (sha256 {str(told.get('sha256'))[:12]}…): {error}. "
-                         "Where you have it elsewhere, name its folder with --scale") from error
+                         "Where you have it elsewhere, name its folder with --scale, in Python with base=") from error
     check_base(folder, base)
     return base
 

@@ -40,7 +40,7 @@ NAME = re.compile(r"[A-Za-z0-9_+-]{1,200}")
 EXTRA = re.compile(r"\.gitattributes|LICENSE[A-Za-z0-9_-]*|[A-Za-z0-9][A-Za-z0-9_. -]{0,200}\.(md|txt|png|svg|jpe?g)")
 """What may lie beside stack.json: the card, licences, pictures."""
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".hdf5", ".msgpack"}
-CODE = {".py", ".pyc", ".pyd", ".pyx", ".pth", ".ipynb", ".so", ".dylib", ".dll", ".exe", ".sh", ".bat", ".ps1", ".js",
+CODE = {".py", ".pyc", ".pyd", ".pyx", ".ipynb", ".so", ".dylib", ".dll", ".exe", ".sh", ".bat", ".ps1", ".js",
         ".whl", ".jar"}  # fmt: skip
 SHOWN = re.compile(r"[A-Za-z0-9_./+-]+")
 MIB = 2**20
@@ -98,7 +98,7 @@ def listing(folder: Path) -> dict[str, Path]:
             except OSError as error:
                 refuse(error)
             if stat.S_ISDIR(kind):
-                reason = "" if _allowed_folder(name) else allowed_file(f"{name}/x")
+                reason = "" if allowed_folder(name) else allowed_file(f"{name}/x")
             elif stat.S_ISLNK(kind) and not _in_hub_cache(folder, path):
                 reason = "it is a link"
             elif not path.is_file():
@@ -183,6 +183,9 @@ def check_adapters(folders: Mapping[str, Path], identity: dict[str, str], config
             raise CheckpointError(f"{folder / ADAPTER_CONFIG}: the base is "
                                   f"{brief.repr(settings.get('base_model_name_or_path'))}; {MANIFEST} says "
                                   f"{identity['id']!r}.")
+        if settings.get("revision") not in (None, identity["revision"]):
+            raise CheckpointError(f"{folder / ADAPTER_CONFIG}: the base's revision is "
+                                  f"{brief.repr(settings['revision'])}; {MANIFEST} says {identity['revision']!r}.")
         if settings.get("auto_mapping"):        # stock PEFT imports the module that it names
             raise CheckpointError(f"{folder / ADAPTER_CONFIG}: auto_mapping names code to import; it must be null.")
         chain.append({"name": name, "task": adapter.task, "sha256": adapter.sha256})
@@ -225,7 +228,8 @@ def check_header(path: Path) -> None:
             raise CheckpointError(f"{path}: the tensor {shown(name)} has control characters in its name.")
 
 
-def _allowed_folder(name: str) -> bool:
+def allowed_folder(name: str) -> bool:
+    """Whether a folder of this name may lie in a bundle."""
     top, *rest = name.split("/")
     return top in PARTS and len(rest) <= 1 and all(NAME.fullmatch(part) for part in rest)
 

@@ -9,13 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from peft_stilts.grid.hub import fetch_bundle, is_hub_id, split_id
-from peft_stilts.share.archive import unpack
-
 from peft_stilts.digest import sha256_file
 from peft_stilts.errors import UsageError
 from peft_stilts.grid.base import encoder_folder, find_base
+from peft_stilts.grid.hub import fetch_bundle, is_hub_id, split_id
 from peft_stilts.model.bundle import MANIFEST, Bundle, check_base, new_folder, read_bundle
+from peft_stilts.share.archive import unpack
 
 
 def pull(source: str, out: Path | None = None, say: Callable[[str], None] = print) -> Bundle:

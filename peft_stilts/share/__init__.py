@@ -1,0 +1,1 @@
+"""Sharing: bundles of adapters as zips and on the hub, their cards, loading and merging them."""
