@@ -1,6 +1,11 @@
 """How much an English intermediate task helps zero-shot cross-lingual transfer: full fine-tuning and stacked LoRA."""
 
+import logging
+
 from peft_stilts.version import __version__
+
+# bitsandbytes, which PEFT imports where it is installed, says aloud that an optional package for the CPU is missing.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __all__ = ["__version__", "load"]
 

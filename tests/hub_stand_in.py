@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from dataclasses import dataclass, field
@@ -210,6 +211,35 @@ def preupload(files: dict[str, bytes], asked: list[dict]) -> dict:
         told.append({"path": name, "uploadMode": "lfs" if name.endswith(LARGE) else "regular", "shouldIgnore": False,
                      **known})
     return {"files": told}
+
+
+def use(monkeypatch, url: str, home: Path, token: str | None = None) -> list[float]:
+    """Make `url` the hub of this process, with its cache in `home`; returns the seconds that retries would wait (they
+    are counted, not waited for). A process that starts anew has HF_ENDPOINT and HF_HOME for that."""
+    from huggingface_hub import close_session, constants
+    from huggingface_hub.utils import _http
+
+    told = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN_PATH": str(home / "token"), "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_IMPLICIT_TOKEN": False}
+    for name, value in told.items():
+        monkeypatch.setattr(constants, name, value)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    waited: list[float] = []
+    monkeypatch.setattr(_http.time, "sleep", waited.append)
+    close_session()
+    return waited
+
+
+def settings(url: str, home: Path, token: str | None = None) -> dict[str, str]:
+    """The environment of a process whose hub is `url`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    told = {"HF_HOME": str(home), "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
+            "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    return kept | told | ({"HF_TOKEN": token} if token else {})
 
 
 def handler_of(stand_in: HubStandIn) -> type[BaseHTTPRequestHandler]:

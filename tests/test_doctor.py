@@ -9,6 +9,7 @@ import pytest
 
 from peft_stilts import doctor as module
 from peft_stilts.doctor import doctor, show
+from peft_stilts.grid.hub import reach_hub
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ LAYERS: list[tuple[int, tuple[str, ...], str]] = [
     (7, ("grid",), "recipe → stages, what is cached, what it will cost; running them on this machine"),
     (7, ("share",), "bundles of adapters: export, hub, card, loading and merging"),
     (7, ("doctor",), "what this machine has, and what that means"),
-    (8, ("__init__", "verbs_share", "verbs", "cli", "__main__"), "`peft_stilts.load`; the command line: verbs of a few lines, heavy imports inside the verb"),
+    (8, ("__init__", "verbs_share", "verbs", "cli", "__main__"), "`peft_stilts.load`; the command line: "
+     "verbs of a few lines, heavy imports inside the verb"),
 ]
 
 

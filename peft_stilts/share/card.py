@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from peft_stilts.analysis import labels
 from peft_stilts.analysis.figure import write as write_figure
-from peft_stilts.grid.base import MINIATURE
+from peft_stilts.grid.base import MINIATURE, SCALES
 from peft_stilts.model.bundle import Bundle
 from peft_stilts.share.card_code import ENCODER, stock_code
 from peft_stilts.share.card_facts import Facts, language_name, markdown, pathless, plain, read_facts, task_of
@@ -76,8 +76,9 @@ def _what(facts: Facts) -> list[str]:
             f"`{plain(base['revision'])}`" if facts.base_model else markdown(facts.base_told)
     told = (f"{len(facts.adapters)} adapters, each trained on top of the one before it" if several else "One adapter") \
         + f", for {where}, trained on English data only with peft_stilts and PEFT."
-    order = ", ".join(f"{markdown(entry.name)} ({what})" for entry, what in zip(facts.bundle.adapters, _states(facts)))
-    parts = [told, f"Stack, lowest first: {order}. The base's `model.safetensors` has the SHA-256 "
+    order = ", ".join(f"{markdown(entry.name)}{f' ({what})' * several}"
+                      for entry, what in zip(facts.bundle.adapters, _states(facts)))
+    parts = [told, f"Stack{', lowest first' * several}: {order}. The base's `model.safetensors` has the SHA-256 "
                    f"`{plain(base['sha256'])}`; on other weights the adapters do not work."]
     if base["quantization"]:
         parts.append(f"The base is quantised: the six linear maps of each layer are in {plain(base['quantization'])} "
@@ -107,14 +108,17 @@ def _states(facts: Facts) -> list[str]:
 
 def _loading(facts: Facts) -> list[str]:
     source, task = facts.source, _first_head(facts)
-    argument = f", task={ascii(task)}" if task else ""
+    scale = shlex.quote(_scale(facts))
+    elsewhere = scale == ENCODER
+    argument = (f", task={ascii(task)}" if task else "") + f", base={ascii(ENCODER)}" * elsewhere
     target, further = _targets(facts)
     method = facts.adapters[-1].method
     name = shlex.quote(source)
     lines = ["## How to load it", "With peft_stilts, which checks base, adapters and heads against their digests:",
              f"```python\nimport peft_stilts\n\nmodel, tokenizer = peft_stilts.load({ascii(source)}{argument})\n```",
-             f"```bash\npython -m peft_stilts evaluate {name} --targets {target}\n"
-             f"python -m peft_stilts recipe none --stack {name} --method {method} --targets {further}\n```"]
+             f"```bash\npython -m peft_stilts evaluate {name} --targets {target}{f' --scale {scale}' * elsewhere}\n"
+             f"python -m peft_stilts recipe none --stack {name} --method {method} --targets {further} --scale {scale}"
+             "\n```"]
     lines.append("With transformers and PEFT alone" + (f", the head of {markdown(task)}" if task else "")
                  + (" (bitsandbytes quantises the base; on some CPUs it then computes in bfloat16)"
                     if facts.bundle.base["quantization"] else "")
@@ -129,6 +133,13 @@ def _loading(facts: Facts) -> list[str]:
             lines.append(f"<details><summary>The head of {markdown(other)}</summary>\n\n```python\n"
                          f"{stock_code(facts, other)}\n```\n\n</details>")
     return lines
+
+
+def _scale(facts: Facts) -> str:
+    """What `--scale` must be given for the base of the bundle."""
+    if facts.bundle.base["id"] == MINIATURE:
+        return "mini"
+    return next((scale for scale, name in SCALES.items() if name == facts.base_model), facts.base_model or ENCODER)
 
 
 def _first_head(facts: Facts) -> str | None:
@@ -183,6 +194,11 @@ def _scores(facts: Facts) -> list[str]:
            "intermediate task, where that was measured. Average: over the languages of a column, English included."
     if own and len(seeds) > 1:
         told += f" The weights here are those of seed {markdown(own[-1])}."
+    further = list(dict.fromkeys(plain(target) for target, variant in zip(means["target"], means["target_variant"])
+                                 if facts.further(target, variant)))
+    if further:
+        told = f"**{markdown(', '.join(further))}: after further training on the task, on top of this stack**, as an " \
+               f"intermediate one is meant to be used; these weights alone do not have those scores. {told}"
     if facts.miniature:
         told = f"**Scores in the miniature world, not XLM-R's.** {told}"
     picture = [f"![Gain of each language]({PICTURE})"] * bool(means["gain"].notna().any())
@@ -204,7 +220,7 @@ def _training(facts: Facts) -> list[str]:
     parts = ["## Training"]
     if facts.stages:
         flat = [_flat(stage) for stage in facts.stages]
-        keys = dict.fromkeys(key for stage in flat for key in stage)
+        keys = dict.fromkeys(key for stage in flat for key, value in stage.items() if value)
         parts.append(_table(["setting", *(stage.get("name", place) for place, stage in enumerate(flat, 1))],
                             ([key, *(stage.get(key, "") for stage in flat)] for key in keys if key != "name")))
     if facts.data:
@@ -266,8 +282,9 @@ def _maps(names: Sequence[str]) -> str:
 
 
 def _megabytes(folder: Path) -> str:
-    """Size of the files in a folder, in 10^6 bytes."""
-    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.2f}"
+    """Size of the files in a folder, in 10^6 bytes, with two figures or more."""
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    return f"{size:.{2 if size >= 0.1 else 4}f}"
 
 
 def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]], raw: bool = False) -> str:

@@ -116,6 +116,14 @@ class Facts:
         """The tasks scored, each once."""
         return _once(self.means["target"])
 
+    def further(self, target: str, variant: str = "") -> bool:
+        """Whether a score is of models that were trained on `target` on top of this stack, and not of the stack as it
+        is: the last stage is an intermediate one, and its own head (which a target's variant tells) was not used."""
+        if not self.stages or self.stages[-1].get("role") != "intermediate" or variant.startswith("head of "):
+            return False
+        task = task_of(target)
+        return task is None or task.trained_on is not None
+
     @property
     def scored_languages(self) -> list[str]:
         """Codes of the languages with a score, English first."""

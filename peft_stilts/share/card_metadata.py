@@ -77,6 +77,8 @@ def eval_results(facts: Facts) -> list[EvalResult]:
             ["target", "target_variant", "metric", "split"], sort=False):
         task = task_of(target)
         told = " ".join(filter(None, (plain(target), plain(variant))))
+        after = f", after further training on {plain(task.trained_on if task else target)}" \
+            if facts.further(target, variant) else ""
         splits = {code: task.test(LANGUAGES[code]) for code in rows["language"] if code in LANGUAGES} \
             if task and task.is_target and not facts.miniature else {}
         configs = {code: of.config for code, of in splits.items() if of.config}
@@ -94,7 +96,7 @@ def eval_results(facts: Facts) -> list[EvalResult]:
                 dataset_split=plain(split),
                 metric_type=plain(metric),
                 metric_name=f"{told} {labels.METRIC.get(metric, plain(metric))}, {where}, mean over "
-                            f"{seeds} seed{'s' * (seeds != 1)}",
+                            f"{seeds} seed{'s' * (seeds != 1)}{after}",
                 metric_value=round(float(score), 2),
             ))
     return found

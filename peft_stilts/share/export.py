@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from peft_stilts import results
-from peft_stilts.errors import UsageError
-from peft_stilts.grid.base import find_base
+from peft_stilts.errors import Problems, StoreError, UsageError
+from peft_stilts.grid.base import MINIATURE, Base
 from peft_stilts.grid.given import base_of_adapter, lineage_told, open_adapters, read_stage
+from peft_stilts.grid.hub import is_hub_id
 from peft_stilts.grid.stages import ADAPTER, HEADS, Given, Train, adapters
 from peft_stilts.model.adapter_io import read_identity
-from peft_stilts.model.bundle import Bundle, read_bundle, write_bundle
+from peft_stilts.model.bundle import MANIFEST, Bundle, write_bundle
 from peft_stilts.share.archive import pack
-from peft_stilts.share.card import write_card
+from peft_stilts.share.card import check_licence, write_card
 from peft_stilts.spec import typed_path
 from peft_stilts.store import RECORD, Store
 
@@ -27,39 +30,48 @@ SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"
 
 
 def export(source: str, out: Path, *, stage: str | None = None, licence: str = "unknown", base_id: str | None = None,
-           say: Callable[[str], None] = print) -> Bundle:
+           scale: str = "auto", say: Callable[[str], None] = print) -> Bundle:
     """Write the stack of a training stage as a bundle with its card: the new folder `out`, or a zip if it ends so.
 
     `source`: a runs folder (with the key of a `stage` where it has several), a stages/KEY folder, or an adapter folder.
-    `base_id`: the hub id of the base, where the run had it from a folder (whose path is not told). Raises UsageError
-    with the stages there are where it is not clear which is meant, and for a fully trained encoder.
+    `base_id`: the hub id of the base, where the run had it from a folder, whose name alone is told otherwise: no path
+    of this machine stands in a bundle. `scale`: where the base is now, `auto` for where the adapters name it. The
+    scores are the rows of the run's table that were made on this stage or on what stands on it, and the baselines that
+    they pair with. Returns the bundle; its folder is the zip where that was asked for.
+
+    Raises UsageError, before anything is written, with the stages there are where it is not clear which is meant, for a
+    fully trained encoder, an unknown licence and an `out` that is there; StoreError and CheckpointError for what is
+    damaged or was removed.
     """
-    found = _find(source, stage)
-    if out.suffix == ".zip":
-        if out.exists():
-            raise UsageError(f"{out} is there already; name a new file, or remove it")
-        with tempfile.TemporaryDirectory() as scratch:
-            _write(found, Path(scratch) / out.stem, licence, base_id, say)
-            pack(Path(scratch) / out.stem, out)
-            bundle = read_bundle(Path(scratch) / out.stem)
-        say(f"wrote {out}")
-        return bundle
-    return _write(found, out, licence, base_id, say)
+    out = Path(out)
+    with Problems() as found:
+        with found.collect():
+            check_licence(licence)
+        if base_id is not None and not is_hub_id(base_id):
+            found.add(f"the base's {base_id!r} is no hub id; it looks like FacebookAI/xlm-roberta-base")
+        if os.path.lexists(out) and (out.suffix == ".zip" or not out.is_dir() or any(out.iterdir())):
+            found.add(f"{out} is there already; name one that is new, or remove it")
+    store, top = _find(source, stage)
+    if out.suffix != ".zip":
+        return _write(store, top, out, licence, base_id, scale, say)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.")
+    except OSError as error:
+        raise StoreError(f"{out} cannot be written: {error}") from error
+    with scratch as folder:
+        bundle = _write(store, top, Path(folder) / out.stem, licence, base_id, scale, say)
+        pack(bundle.folder, out)
+    return dataclasses.replace(bundle, folder=out)
 
 
 def _find(source: str, key: str | None) -> tuple[Store | None, Train | Given]:
     """The stage that is meant, and the store it lies in (None: an adapter folder)."""
     path = typed_path(source, "SOURCE")
     if (path / "stages").is_dir():
-        store = Store(path)
-        there = {name: read_stage(store, name) for name in store.keys()
-                 if store.record(name)["kind"] != "evaluate" and store.ready(name)}
-        there = {name: stage for name, stage in there.items() if stage.method != "full"}
-        if key is None and len(there) != 1 or key is not None and key not in there:
-            told = "; ".join(f"{name}: {stage.model}" for name, stage in there.items()) or "none: --method lora makes some"
-            raise UsageError(f"{source} has {len(there)} stacks of adapters; name one with --stage KEY ({told})")
-        key = key or next(iter(there))
-        return store, there[key]
+        return _choose(Store(path), source, key)
+    if key is not None:
+        raise UsageError(f"a stage is chosen in a --runs folder; {source} is none (it has no folder stages/)")
     if (path / RECORD).is_file():
         folder = path.resolve()
         store = Store(folder.parent.parent)
@@ -68,57 +80,83 @@ def _find(source: str, key: str | None) -> tuple[Store | None, Train | Given]:
             raise UsageError(f"{source} is a fully trained encoder, not a stack of adapters: transformers shares it as "
                              "it is, from its folder encoder/")
         return store, stage
-    chain = open_adapters(source)
+    if (path / MANIFEST).is_file():
+        raise UsageError(f"{source} is a bundle already; `share push` and `share card` take it as it is")
+    chain = open_adapters(source) if path.exists() else None
     if chain is None:
         raise UsageError(f"{source} holds no adapters: give a --runs folder, a stages/KEY folder or an adapter folder")
+    if parents := read_identity(chain[0].folder)["parents"]:
+        raise UsageError(f"{source} stands on {len(parents)} other adapters; give its stages/KEY folder, which knows "
+                         "where they are")
     return None, chain[-1]
 
 
-def _write(found: tuple[Store | None, Train | Given], out: Path, licence: str, base_id: str | None,
+def _choose(store: Store, source: str, key: str | None) -> tuple[Store, Train | Given]:
+    """The stage `key` of a run, or the only one that has adapters with their weights still there."""
+    there = {name: read_stage(store, name) for name in store.keys()
+             if store.record(name)["kind"] != "evaluate" and store.ready(name)}
+    there = {name: stage for name, stage in there.items() if stage.method != "full"}
+    if key in there or key is None and len(there) == 1:
+        key = key or next(iter(there))
+        return store, there[key]
+    told = "; ".join(f"{name} ({stage.label})" for name, stage in there.items()) or "none; --method lora makes some"
+    if key is None:
+        raise UsageError(f"{source} has {len(there)} stacks of adapters; choose one with --stage KEY: {told}")
+    raise UsageError(f"{source} has no stage {key} with adapters in it (target models are removed after scoring, but "
+                     f"for --keep); it has {told}")
+
+
+def _write(store: Store | None, stage: Train | Given, out: Path, licence: str, base_id: str | None, scale: str,
            say: Callable[[str], None]) -> Bundle:
-    store, stage = found
+    """Write the bundle and its card into the folder `out`."""
     line = adapters(stage)
-    folders = [_folder(store, one, ADAPTER) for one in line]
-    heads = {task.name: (_folder(store, one, f"{HEADS}/{task.name}"), depth)
-             for depth, one in enumerate(line, start=1) for task in one.tasks}
+    places = [store.open(one.key) if store else None for one in line]       # every file checked
+    folders = [place / ADAPTER if place else one.folder for place, one in zip(places, line)]
+    heads = {task.name: (place / HEADS / task.name if place else one.heads[task.name], depth)
+             for depth, (place, one) in enumerate(zip(places, line), start=1) for task in one.tasks}
     identity = read_identity(folders[0])["base"]
-    base = find_base(store.record(stage.key)["base"]["scale"]) if store else base_of_adapter(folders[0], "auto")
-    name = base_id or identity["id"]
-    if Path(name).is_absolute() or Path(name).exists():
-        name = Path(name).name
-        say(f"note: the base is told as {name!r}; give --base ID where the hub has it")
-    told = []
-    for folder, parts, depth in zip(folders, lineage_told(stage), range(1, len(folders) + 1)):
-        told += [part | {"adapter": f"{depth}-{read_identity(folder)['task']}"} for part in parts]
+    base = base_of_adapter(folders[0], scale)
+    name = _name(base, identity["id"], base_id, say)
+    if licence == "unknown":
+        say("the licence is told as unknown, so nobody knows what they may do with it; say --licence, such as mit")
+    told = [part | {"adapter": f"{depth}-{read_identity(folder)['task']}"}
+            for depth, (folder, parts) in enumerate(zip(folders, lineage_told(stage)), start=1) for part in parts]
     shape = {field: getattr(base.config, field) for field in SHAPE}
-    bundle = write_bundle(out, identity | {"shape": shape}, folders, heads, recipe=told, data=_data(stage),
+    bundle = write_bundle(out, identity | {"shape": shape}, folders, heads, recipe=_bare(told), data=_data(stage),
                           versions=dict(stage.spec.get("versions", {})), licence=licence,
                           scores=_scores(store, stage, identity["id"], name), base_id=name)
     write_card(bundle)
     return bundle
 
 
-def _folder(store: Store | None, stage: Train | Given, part: str) -> Path:
-    if store is not None:
-        return store.open(stage.key) / part
-    return stage.folder if part == ADAPTER else stage.heads[part.partition("/")[2]]
+def _name(base: Base, known: str, base_id: str | None, say: Callable[[str], None]) -> str:
+    """How the bundle calls its base: `base_id`, or the id by which it is `known`, of a folder its last name."""
+    if base_id is not None:
+        return base_id
+    if known == MINIATURE or base.from_hub and base.id == known:
+        return known
+    name = Path(known).resolve().name
+    say(f"the base is told as {name!r}, the name of its folder here; where the hub has the very same weights, say "
+        "--base USER/NAME, so that others find them by themselves")
+    return name
 
 
 def _data(stage: Train | Given | None) -> list[dict[str, Any]]:
-    """The identities of every split that was trained on, each once, without paths of this machine."""
-    found: list[dict[str, Any]] = []
-    while stage is not None:
-        for splits in stage.spec.get("data", {}).get("train", {}).values():
-            for split in splits:
-                clean = {name: _bare(value) for name, value in split.items()}
-                if clean not in found:
-                    found.append(clean)
-        stage = stage.parent
+    """The identities of every split that was trained on, lowest stage first, each once."""
+    if stage is None:
+        return []
+    spec = stage.spec
+    splits = [split for parts in spec.get("data", {}).get("train", {}).values() for split in parts]
+    splits += spec.get("mlm", {}).get("data", {}).values()
+    found = _data(stage.parent)
+    for split in _bare(splits):
+        if split not in found:
+            found.append(split)
     return found
 
 
 def _bare(value: Any) -> Any:
-    """The value with absolute paths cut to their last part."""
+    """The value with absolute paths in it cut to their last part."""
     if isinstance(value, str):
         return Path(value).name if value.startswith(("/", "~")) else value
     if isinstance(value, Mapping):
@@ -126,30 +164,25 @@ def _bare(value: Any) -> Any:
     return [_bare(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _scores(store: Store | None, stage: Train | Given, path: str, name: str) -> list[dict[str, Any]]:
+def _scores(store: Store | None, stage: Train | Given, known: str, name: str) -> list[dict[str, Any]]:
     """The rows of the run's table that stand on this stage, and the baselines they pair with; [] where there are none.
 
-    The base is called `name` in them, as everywhere in the bundle, in place of its `path`.
+    The base is called `name` in them, as everywhere in the bundle, instead of as it was `known`.
     """
     if store is None or not any((store.root / f"results.{kind}").is_file() for kind in ("csv", "parquet")):
         return []
-    frame, parents = results.read(store.root), dict(_parents(store))
+    frame, stages = results.read(store.root), results.STAGES.read(store.root)
+    parents = dict(zip(stages["stage_key"], stages["parent_key"]))
     own = frame[[_stands_on(key, stage.key, parents) for key in frame["stage_key"]]]
-    pairs = frame[frame["intermediate"] == "none"].merge(own[results.PAIR].drop_duplicates(), on=results.PAIR)
-    rows = pd.concat([own, pairs[frame.columns]]).drop_duplicates().replace({"base_model": {path: name},
-                                                                             "scale": {path: name}})
-    return [{column: value.item() if hasattr(value, "item") else value for column, value in row.items()}
+    baselines = frame[frame["intermediate"] == "none"].merge(own[results.PAIR].drop_duplicates(), on=results.PAIR)
+    rows = pd.concat([own, baselines[frame.columns]]).drop_duplicates()
+    rows = rows.replace({column: {known: name} for column in ("base_model", "scale")})
+    return [{column: _bare(value.item() if hasattr(value, "item") else value) for column, value in row.items()}
             for row in rows.to_dict("records")]
 
 
-def _parents(store: Store) -> Iterator[tuple[str, str]]:
-    stages = results.STAGES.read(store.root)
-    yield from zip(stages["stage_key"], stages["parent_key"])
-
-
 def _stands_on(key: str, wanted: str, parents: Mapping[str, str]) -> bool:
-    while key:
-        if key == wanted:
-            return True
+    """Whether the stage `key` is, or has below it, the stage `wanted`."""
+    while key and key != wanted:
         key = parents.get(key, "")
-    return False
+    return key == wanted

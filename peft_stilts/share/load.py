@@ -65,9 +65,9 @@ def load(source: str | Path, task: str | None = None, base: str | Path | None = 
         -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """A stack and the head of `task` as a stock transformers model in evaluation mode, and its tokenizer.
 
-    `source`: a bundle's folder, its id on the hub (`user/name` or `user/name@revision`), a run's `stages/KEY` folder, or
-    an adapter's folder. `task`: one of its heads, which is used over the stack as far as it was trained on it; without
-    one the only head of the last adapter; where that has none the encoder under its adapters comes without a head.
+    `source`: a bundle's folder, its id on the hub (`user/name` or `user/name@revision`), a run's `stages/KEY` folder,
+    or an adapter's folder. `task`: one of its heads, used over the stack as far as it was trained on it; without one
+    the only head of the last adapter; where that has none the encoder under its adapters comes without a head.
     `base`: folder or hub id of the encoder, where the one that the adapters name is not found.
 
     The model is XLMRobertaForQuestionAnswering (logits (B, T) of start and end), ForSequenceClassification ((B,
@@ -89,12 +89,12 @@ def find(source: str | Path, base: str | Path | None = None) -> Place:
         raise UsageError(f"{source} is a zip; unpack it first: `python -m peft_stilts share pull {source} --out DIR`")
     chain = open_adapters(source)
     if chain is None:
-        raise UsageError(f"{source} holds no adapters to load: give the folder of a bundle (with stack.json), the id of "
-                         "one on the hub (user/name), a run's stages/KEY folder or an adapter's folder")
+        raise UsageError(f"{source} holds no adapters to load: give the folder of a bundle (with stack.json), the id "
+                         "of one on the hub (user/name), a run's stages/KEY folder or an adapter's folder")
     identity = read_identity(chain[0].folder)
     if identity["parents"]:
-        raise UsageError(f"{source} stands on {len(identity['parents'])} other adapters; give its stages/KEY folder, or "
-                         "a bundle, which have them")
+        raise UsageError(f"{source} stands on {len(identity['parents'])} other adapters; give its stages/KEY folder, "
+                         "or a bundle, which have them")
     heads = {task: (folder, depth) for depth, given in enumerate(chain, 1) for task, folder in given.heads.items()}
     return Place(source, tuple(given.folder for given in chain), heads,
                  base_of_adapter(chain[0].folder, "auto" if base is None else str(base)),

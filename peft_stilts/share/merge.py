@@ -48,14 +48,16 @@ def merge(source: str | Path, out: Path, task: str | None = None, base: str | Pa
             tokenizer.save_pretrained(draft)
         except Exception as error:      # safetensors' own kind, OSError, and of tokenizers bare Exceptions
             raise StoreError(f"{draft} cannot be written: {error}") from error
-        written = type(folded).from_pretrained(draft, attn_implementation=ATTENTION, dtype=torch.float32,
-                                               use_safetensors=True, **_plain(folded)).eval()
+        kind, options = type(folded), _plain(folded)
+        del model, folded               # one of them in memory at a time
+        written = kind.from_pretrained(draft, attn_implementation=ATTENTION, dtype=torch.float32, use_safetensors=True,
+                                       **options).eval()
         change, largest = _difference(before, _answers(written, probes))
         _say(say, place.quantized, Path(out), task, change, largest, len(probes))
         if not change <= LIMIT * largest:       # nan as well
             raise CheckpointError(f"{source} was not merged: its largest change is {change:.2g}, of outputs up to "
-                                  f"{largest:.2g}; at most {LIMIT:g} of that can be rounding. The adapters may hold very "
-                                  "large weights; use them as a stack (peft_stilts.load)")
+                                  f"{largest:.2g}; at most {LIMIT:g} of that can be rounding. The adapters may hold "
+                                  "very large weights; use them as a stack (peft_stilts.load)")
     return change
 
 
@@ -78,8 +80,7 @@ def _probes(vocabulary: int, padding: int, positions: int) -> Iterator[dict[str,
     """Batches of fixed random tokens: one sequence of each of LENGTHS alone, and all of them padded together."""
     drawn = np.random.default_rng(0)
     most = positions - padding - 1
-    rows = [torch.from_numpy(drawn.integers(0, vocabulary, min(length, most))) for length in LENGTHS
-            if length <= most or length == LENGTHS[0]]
+    rows = [torch.from_numpy(drawn.integers(0, vocabulary, length)) for length in LENGTHS if length <= most]
     for row in rows:
         row[row == padding] = (padding + 1) % vocabulary
         yield {"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]}

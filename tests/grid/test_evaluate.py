@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from peft_stilts import results
-from peft_stilts.errors import CheckpointError, Problems, UsageError
+from peft_stilts.errors import Problems, UsageError
 from peft_stilts.grid import evaluate as evaluating
 from peft_stilts.grid import given
 from peft_stilts.grid import run as running

@@ -1,7 +1,9 @@
 """Tiny encoders, stacks and runs for the tests of share/."""
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,3 +45,48 @@ def makers():
 def encoder(tmp_path_factory, workshop):
     """The folder of a random XLM-R of 2 layers."""
     return workshop.make_encoder(tmp_path_factory.mktemp("tiny") / "an encoder")
+
+
+@dataclass
+class Run:
+    """A finished run: its plan and its folder."""
+
+    plan: Any
+    runs: Path
+
+    def stage(self, *path):
+        """The trained stage with this path of names."""
+        return next(stage for stage in self.plan.stages.values() if stage.kind == "train" and stage.path == path)
+
+    def scored(self, target, parent):
+        """The evaluation of a target with the model of `parent`."""
+        return next(stage for stage in self.plan.stages.values() if stage.kind == "evaluate"
+                    and stage.task.name == target and stage.parent.key == parent.key)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, workshop, encoder):
+    """Makes, once each, a run in the miniature world with everything kept: targets on the bare encoder, on HellaSwag,
+    and on MNLI on HellaSwag."""
+    made = {}
+
+    def make(method, targets=("xquad", "udpos"), policy="stack"):
+        from peft_stilts.grid.run import run
+
+        key = method, targets, policy
+        if key not in made:
+            folder = tmp_path_factory.mktemp(f"{method} {policy}")
+            fast = {"epochs": 1.0, "features_per_step": 6, "keep": "last"}
+            shape = {"lr": 1e-2, "head_lr": 1e-2, "rank": 4, "dropout": 0.0}
+            training = {"default": workshop.FAST["default"] | fast | dict.fromkeys(("lora", method), shape)}
+            recipes = {name: str(workshop.make_recipe(folder / f"{name}.yaml", intermediate=name, training=training))
+                       for name in ("hellaswag", "mnli", "none")}
+            wanted = workshop.request(encoder, folder / "my runs", recipes=(recipes["none"], recipes["mnli"]),
+                                      stack=(recipes["hellaswag"],), methods=(method,), policies=(policy,),
+                                      targets=targets, languages=("en", "qa"), limit_train=12, limit_eval=4, keep=True)
+            plan = workshop.plan(wanted)
+            run(plan)
+            made[key] = Run(plan, folder / "my runs")
+        return made[key]
+
+    return make

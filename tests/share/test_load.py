@@ -116,8 +116,9 @@ def test_several_heads_have_to_be_chosen_from(makers, encoder, tmp_path):
     adapters, heads = makers.make_stack(encoder, tmp_path / "parts", ("squad", "mnli"))
     heads["squad"] = (heads["squad"][0], 2)
     shape = makers.make_bundle(encoder, tmp_path / "other", ("squad",)).base["shape"]
-    write_bundle(tmp_path / "bundle", makers.encoder_of(encoder).identity | {"shape": shape}, adapters, heads, recipe=[],
-                 data=[], versions={}, licence="mit", scores=[])
+    identity = makers.encoder_of(encoder).identity
+    write_bundle(tmp_path / "bundle", identity | {"shape": shape}, adapters, heads, recipe=[], data=[], versions={},
+                 licence="mit", scores=[])
     assert read_bundle(tmp_path / "bundle").depth_of("squad") == 2
     with pytest.raises(UsageError, match="several heads on its last adapter; say which task: mnli, squad"):
         load(tmp_path / "bundle")
