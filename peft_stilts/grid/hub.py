@@ -305,11 +305,11 @@ def _forget(repo: str, commit: str) -> None:
     """Remove one commit of a model from the cache, and the files that no other commit has."""
     from dataclasses import replace
 
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     with contextlib.suppress(CacheNotFound):
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
         own = [repository for repository in cache.repos if (repository.repo_type, repository.repo_id) == ("model", repo)
                and any(revision.commit_hash == commit for revision in repository.revisions)]
         if own:

@@ -152,10 +152,10 @@ def read_identity(folder: Path) -> dict[str, Any]:
     path = Path(folder) / IDENTITY
     found = {"policy": "stack"} | _read_json(path, {"task": str, "base": dict, "parents": list, "sha256": str})
     if found["policy"] not in ("stack", "merge"):
-        raise CheckpointError(f"{path}: policy is {found['policy']!r}; known: stack, merge.")
+        raise CheckpointError(f"{path}: policy is {brief(found['policy'])}; known: stack, merge.")
     for parent in found["parents"]:
         if not isinstance(parent, dict) or not all(isinstance(parent.get(key), str) for key in ("name", "sha256")):
-            raise CheckpointError(f"{path}: a parent is {parent!r}; it must have a name and a sha256.")
+            raise CheckpointError(f"{path}: a parent is {brief(parent)}; it must have a name and a sha256.")
     return found
 
 
@@ -176,7 +176,7 @@ def read_adapter(folder: Path, base: dict[str, str]) -> Adapter:
     config = _read_config(folder / ADAPTER_CONFIG, base)
     if identity.get("shape", _told(config)) != _told(config):
         raise CheckpointError(f"{folder / ADAPTER_CONFIG} was changed: it says {_told(config)}, {IDENTITY} says "
-                              f"{identity['shape']}.")
+                              f"{brief(identity['shape'])}.")
     return Adapter(
         folder=folder,
         config=config,
@@ -257,7 +257,9 @@ def _read_config(path: Path, base: dict[str, str]) -> LoraConfig:
     change what the adapter computes and is none that our methods write."""
     values = _read_json(path, {"peft_type": str, "r": int, "lora_alpha": int | float, "lora_dropout": int | float})
     if values["peft_type"] != "LORA":
-        raise CheckpointError(f"{path} is of PEFT type {values['peft_type']!r}; only 'LORA' is read.")
+        raise CheckpointError(f"{path} is of PEFT type {brief(values['peft_type'])}; only 'LORA' is read.")
+    if not values.get("target_modules"):        # PEFT would then adapt query and value only
+        raise CheckpointError(f"{path} has no target_modules: it does not say which maps the adapter is on.")
     maps = target_maps(values.get("target_modules"))
     method = "dora" if values.get("use_dora") is True else "rslora" if values.get("use_rslora") is True else "lora"
     try:
@@ -271,11 +273,17 @@ def _read_config(path: Path, base: dict[str, str]) -> LoraConfig:
         wanted = expected.get(name)
         if name in HARMLESS or value == wanted or (empty and not wanted):
             continue
-        raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read (LoRA, rsLoRA or DoRA on the six "
-                              "linear maps of every layer, or some of them by name).")  # fmt: skip
+        raise CheckpointError(f"{path}: {name} is {brief(value)}; only {wanted!r} is read (LoRA, rsLoRA or DoRA on the "
+                              "six linear maps of every layer, or some of them by name).")  # fmt: skip
     if "quantization" in base and method != "lora":
         raise CheckpointError(f"{path} is {method} on a quantised base; only plain LoRA is read there (qlora).")
     return config
+
+
+def brief(value: Any) -> str:
+    """A value from a file as a message shows it: never longer than a line or two."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _own(head: Head) -> dict[str, nn.Parameter]:
@@ -315,7 +323,7 @@ def _read_tensors(path: Path, checksum: str) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path.parent} has no {path.name}{pickles_refused(path.parent)}.")
     found = sha256_file(path)
     if found != checksum:
-        raise CheckpointError(f"{path} is damaged: its sha256 is {found}, recorded was {checksum}.")
+        raise CheckpointError(f"{path} is damaged: its sha256 is {found}, recorded was {checksum[:64]}.")
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -331,7 +339,7 @@ def _read_json(path: Path, fields: dict[str, type]) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     for name, kind in fields.items():
         if not isinstance(values, dict) or not isinstance(values.get(name), kind):
-            raise CheckpointError(f"{path} lacks {name!r} ({kind.__name__}).")
+            raise CheckpointError(f"{path} lacks {name!r} ({getattr(kind, '__name__', kind)}).")
     return values
 
 

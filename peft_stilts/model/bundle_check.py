@@ -168,6 +168,10 @@ def check_adapters(folders: Mapping[str, Path], identity: dict[str, str], config
     chain: list[dict[str, str]] = []
     for name, folder in folders.items():
         settings, told = (strict_json(folder / file) for file in (ADAPTER_CONFIG, IDENTITY))
+        for field in ("policy", "shape"):           # what older runs have not, a bundle must say
+            if not isinstance(told, dict) or field not in told:
+                raise CheckpointError(f"{folder / IDENTITY} lacks {field!r}.")
+        _check_numbers(folder / ADAPTER_CONFIG, settings)
         check_header(folder / ADAPTER)
         adapter = read_adapter(folder, identity)
         if adapter.base != identity:
@@ -194,6 +198,15 @@ def check_adapters(folders: Mapping[str, Path], identity: dict[str, str], config
             model = PeftModel(XLMRobertaModel._from_config(config, add_pooling_layer=False), adapter.config,
                               adapter_name=name)
         fill_adapter(model, name, adapter)
+
+
+def _check_numbers(path: Path, settings: Any) -> None:
+    """CheckpointError unless rank, alpha and dropout are numbers, which true and false are not."""
+    settings = settings if isinstance(settings, dict) else {}
+    for name, kinds in (("r", (int,)), ("lora_alpha", (int, float)), ("lora_dropout", (int, float))):
+        if type(settings.get(name)) not in kinds:
+            raise CheckpointError(f"{path}: {name} is {brief.repr(settings.get(name))}; it must be a "
+                                  f"{'whole ' if kinds == (int,) else ''}number.")
 
 
 def check_head(folder: Path, task: str, config: XLMRobertaConfig) -> None:
@@ -235,8 +248,11 @@ def allowed_folder(name: str) -> bool:
 
 
 def _in_hub_cache(folder: Path, path: Path) -> bool:
-    snapshot = folder.resolve()
-    return snapshot.parent.name == "snapshots" and path.resolve().parent == snapshot.parents[1] / "blobs"
+    """Whether a link of a snapshot leads to its repository's blobs, or to those that the repositories of a cache share
+    (CACHE/blobs/xx/HASH: huggingface_hub's utils/_shared_blobs.py)."""
+    snapshot, target = folder.resolve(), path.resolve().parent
+    blobs, shared = snapshot.parents[1] / "blobs", snapshot.parents[2] / "blobs"
+    return snapshot.parent.name == "snapshots" and (target == blobs or target.parent == shared)
 
 
 def _line(adapters: list[Any]) -> str:

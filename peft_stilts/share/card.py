@@ -12,11 +12,12 @@ from huggingface_hub import ModelCard
 
 from peft_stilts.analysis import labels
 from peft_stilts.analysis.figure import write as write_figure
-from peft_stilts.grid.base import MINIATURE, SCALES
+from peft_stilts.grid.base import MINIATURE
 from peft_stilts.model.bundle import Bundle
 from peft_stilts.share.card_code import ENCODER, stock_code
 from peft_stilts.share.card_facts import Facts, language_name, markdown, pathless, plain, read_facts, task_of
 from peft_stilts.share.card_metadata import LICENCES, check_licence, metadata
+from peft_stilts.spec import SCALES
 from peft_stilts.store import write_atomic
 from peft_stilts.tasks import NOT_COMPARABLE, TARGETS, TASKS
 
@@ -75,7 +76,7 @@ def _what(facts: Facts) -> list[str]:
     where = f"[{markdown(facts.base_model)}](https://huggingface.co/{facts.base_model}), revision " \
             f"`{plain(base['revision'])}`" if facts.base_model else markdown(facts.base_told)
     told = (f"{len(facts.adapters)} adapters, each trained on top of the one before it" if several else "One adapter") \
-        + f", for {where}, trained on English data only with peft_stilts and PEFT."
+        + f", for {where}, trained {markdown(facts.read)} with peft_stilts and PEFT."
     order = ", ".join(f"{markdown(entry.name)}{f' ({what})' * several}"
                       for entry, what in zip(facts.bundle.adapters, _states(facts)))
     parts = [told, f"Stack{', lowest first' * several}: {order}. The base's `model.safetensors` has the SHA-256 "
@@ -162,7 +163,7 @@ def _limits(facts: Facts) -> list[str]:
     points = [
         "For research on cross-lingual transfer: to be scored as it is in other languages, or trained further on an "
         "English task (intermediate-task training).",
-        f"Trained on English only. {scored} Nothing is claimed of any other language, and English scores do not "
+        f"Trained {markdown(facts.read)}. {scored} Nothing is claimed of any other language, and English scores do not "
         "foretell those of others.",
         "What it learned it has from its base and from the data sets below, with their errors and biases; it was not "
         "examined for either. Not for decisions about people.",

@@ -112,6 +112,16 @@ class Facts:
         return _once(task for stage in self.stages for task in stage.get("tasks") or ())
 
     @property
+    def read(self) -> str:
+        """What language its training read, for people: the paper's controls (masked words, translated data) are of
+        other languages, too."""
+        controls = [name for stage in self.stages for name in re.split(r";\s*", plain(stage.get("variant") or ""))
+                    if name.startswith(("mlm", "translated"))]
+        if controls:
+            return f"on English tasks and other languages ({'; '.join(_once(controls))})"
+        return "on English data only" if self.stages else "on data that are not recorded here"
+
+    @property
     def targets(self) -> list[str]:
         """The tasks scored, each once."""
         return _once(self.means["target"])

@@ -77,7 +77,8 @@ def test_the_base_is_looked_up_at_the_commit_of_the_run(kept, monkeypatch):
         monkeypatch.setattr(module, "find_base", lambda scale, **told: asked.append(told) or find(scale, **told))
     evaluating.open_source(str(stage_folder(kept, "squad")))
     evaluating.open_source(str(stage_folder(kept, "squad", "lora") / "adapter"))
-    assert asked == [{"revision": kept.plan.base.revision}] * 2
+    # A run's base by its record; an adapter's by the commit where it is the hub's, and this one was a folder.
+    assert asked == [{"revision": kept.plan.base.revision}, {"revision": None}]
 
 
 def test_several_models_have_a_folder_each_with_a_prediction_for_every_item(kept, evaluate, data_root):

@@ -1,5 +1,6 @@
 """Tiny encoders, stacks and runs for the tests of share/."""
 
+import gc
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ def _module(path):
 
 _WORKSHOP = _module(Path(__file__).parents[1] / "grid" / "workshop.py")
 _STACKS = _module(Path(__file__).with_name("stacks.py"))
+_CARDS = _module(Path(__file__).with_name("cards.py"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,6 +77,7 @@ def trained(tmp_path_factory, workshop, encoder):
 
         key = method, targets, policy
         if key not in made:
+            gc.freeze()     # memory is freed before each training: what is there by now need not be looked through
             folder = tmp_path_factory.mktemp(f"{method} {policy}")
             fast = {"epochs": 1.0, "features_per_step": 6, "keep": "last"}
             shape = {"lr": 1e-2, "head_lr": 1e-2, "rank": 4, "dropout": 0.0}
@@ -90,3 +93,23 @@ def trained(tmp_path_factory, workshop, encoder):
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cards():
+    """tests/share/cards.py."""
+    return _CARDS
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory):
+    """A random XLM-R of 2 layers with its tokenizer, in a folder whose path nobody should be told."""
+    return _CARDS.make_encoder(tmp_path_factory.mktemp("some one's machine") / "encoder")
+
+
+@pytest.fixture(scope="session")
+def shared_bundle(encoder_folder, tmp_path_factory):
+    """A bundle of squad and mnli for a base of the hub, with scores of three seeds and their baselines."""
+    out = tmp_path_factory.mktemp("bundle") / "squad-mnli"
+    stages = [("squad", "stack"), ("mnli", "stack")]
+    return _CARDS.make_bundle(encoder_folder, out, stages, _CARDS.SCORES, _CARDS.HUB)
