@@ -1,8 +1,9 @@
-"""Time and memory of training steps, as ratios measured in the same run: `python tools/bench.py large`.
+"""Time and memory of training steps, and of a bundle: `python tools/bench.py large`, `python tools/bench.py bundle`.
 
-One optimizer step of a randomly initialised XLM-R Large (24 x 1024, 250,002 words) on SQuAD-length packs. Prints
-seconds, peak memory beside the estimate of `--plan_only`, and the share of the machine's matrix-product rate. Every
-figure is of the machine at hand and of this run; nothing here is a test.
+`large`: one optimizer step of a randomly initialised XLM-R Large (24 x 1024, 250,002 words) on SQuAD-length packs.
+Prints seconds, peak memory beside the estimate of `--plan_only`, and the share of the machine's matrix-product rate.
+`bundle`: size of a SQuAD adapter of it as a bundle, and the seconds to export, verify and load that. Every figure is
+of the machine at hand and of this run; nothing here is a test.
 """
 
 from __future__ import annotations
@@ -76,6 +77,56 @@ def step(*, method: str, features: int, length: int, tokens_per_pack: int, preci
           f"{products / seconds / rate:.2f} of the measured product rate ({rate / 1e9:.0f} GFLOP/s)", flush=True)
 
 
+def bundle(layers: int) -> None:
+    """Export, verify and load a SQuAD adapter (rank 16, random weights) of an XLM-R Large of `layers` layers (random
+    weights, saved as a folder): size of the bundle, and seconds of each; `read base` is the base's loading alone."""
+    import tempfile
+
+    from transformers import XLMRobertaConfig
+
+    from peft_stilts.digest import sha256_file
+    from peft_stilts.grid.base import find_base, load_tokenizer
+    from peft_stilts.model import stack as stacks
+    from peft_stilts.model.adapter_io import save_encoder, save_head
+    from peft_stilts.model.bundle import read_bundle, write_bundle
+    from peft_stilts.model.encoder import load_encoder, random_encoder
+    from peft_stilts.model.heads import new_head
+    from peft_stilts.share.export import SHAPE
+    from peft_stilts.share.load import load
+    from peft_stilts.spec import LoraSettings
+
+    config = XLMRobertaConfig(vocab_size=250002, hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16,
+                              intermediate_size=4096, max_position_embeddings=514, type_vocab_size=1)
+    seconds = {}
+
+    def timed(name: str, work):
+        begin = time.perf_counter()
+        found = work()
+        seconds[name] = time.perf_counter() - begin
+        return found
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        tokenizer = load_tokenizer(find_base("mini"))
+        save_encoder(random_encoder(config, 1, tokenizer).model, tokenizer, folder / "base")
+        encoder = timed("read base", lambda: load_encoder(folder / "base"))
+        identity = encoder.identity | {"revision": sha256_file(folder / "base" / "model.safetensors")}
+        stack = stacks.lora(type(encoder)(encoder.model, tokenizer, identity), [], LoraSettings(), "squad", 1)
+        stack.save_adapter(folder / "adapter")
+        save_head(new_head("span", config, 2, 1), folder / "head", "squad")
+        shape = {name: getattr(config, name) for name in SHAPE}
+        timed("export", lambda: write_bundle(
+            folder / "bundle", identity | {"shape": shape}, [folder / "adapter"], {"squad": (folder / "head", 1)},
+            recipe=[], data=[], versions={}, licence="unknown", scores=[]))
+        timed("verify", lambda: read_bundle(folder / "bundle"))
+        timed("load", lambda: load(str(folder / "bundle"), base=str(folder / "base")))
+        sizes = [sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
+                 for name in ("bundle", "base")]
+    print(f"XLM-R Large, {layers} layers, random weights: bundle {sizes[0] / 1e6:.1f} MB, base "
+          f"{sizes[1] / 1e6:,.0f} MB ({sizes[0] / sizes[1]:.1%})")
+    print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+
+
 def methods(text: str) -> str:
     """`--method` as typed; ArgumentTypeError for anything but full, lora or both with a comma between."""
     if text not in ("full", "lora", "full,lora", "lora,full"):
@@ -93,8 +144,9 @@ def count(text: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
-    parser.add_argument("bench", choices=("large", "step"),
-                        help="large: every method in a process of its own; step: one method, in this process")
+    parser.add_argument("bench", choices=("large", "step", "bundle"),
+                        help="large: every method in a process of its own; step: one method, in this process; "
+                             "bundle: export, verify and load a SQuAD adapter")
     parser.add_argument("--method", type=methods, default="full,lora", help="full, lora or full,lora (%(default)s)")
     parser.add_argument("--features", type=count, default=8, help="features in the optimizer step (%(default)s)")
     parser.add_argument("--length", type=count, default=185, help="mean tokens of a feature; lengths are drawn around "
@@ -108,6 +160,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.bench == "large":
         large(arguments)
+    elif arguments.bench == "bundle":
+        bundle(arguments.layers)
     elif "," in arguments.method:
         parser.error("step measures one method: give --method full or --method lora")
     else:
