@@ -323,7 +323,7 @@ def _read_tensors(path: Path, checksum: str) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path.parent} has no {path.name}{pickles_refused(path.parent)}.")
     found = sha256_file(path)
     if found != checksum:
-        raise CheckpointError(f"{path} is damaged: its sha256 is {found}, recorded was {checksum[:64]}.")
+        raise CheckpointError(f"{path} is damaged: its sha256 is {found}, recorded was {brief(checksum)[1:-1]}.")
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -1,18 +1,32 @@
 """Bundles over a tiny random XLM-R for tests, and how to damage one so that its checksums still agree."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
 
 from peft_stilts.digest import canonical_json, sha256_file
-from peft_stilts.model.adapter_io import ADAPTER, HEAD, HEAD_CONFIG, IDENTITY, save_encoder, save_head
-from peft_stilts.model.bundle import MANIFEST, write_bundle
+from peft_stilts.model.adapter_io import (
+    ADAPTER,
+    HEAD,
+    HEAD_CONFIG,
+    IDENTITY,
+    load_head,
+    read_adapter,
+    read_head_config,
+    save_encoder,
+    save_head,
+)
+from peft_stilts.model.bundle import MANIFEST, base_identity, write_bundle
 from peft_stilts.model.encoder import load_encoder, random_encoder
 from peft_stilts.model.heads import new_head
 from peft_stilts.model.quantize import quantize
@@ -27,6 +41,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TASKS = ("squad", "mnli", "udpos")
 FORMS = {"squad": ("span", 2, ()), "mnli": ("classification", 3, ("yes", "perhaps", "no")),
          "udpos": ("tagging", 5, tuple("ABCDE"))}
+
+FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow,
+                                                                       HealthCheck.function_scoped_fixture])
+METHODS = ("lora", "rslora", "dora")
+WEIGHTS = "adapters/1-squad/adapter_model.safetensors"
 
 
 def save_base(folder: Path) -> Path:
@@ -93,10 +112,10 @@ def seal(folder: Path, values: dict) -> None:
     """Write stack.json with the digest that its content asks for."""
     values = {name: value for name, value in values.items() if name != "sha256"}
     try:
-        text = canonical_json(values)
-    except ValueError:                          # NaN has no canonical form
-        text = ""
-    write_json(folder / MANIFEST, values | {"sha256": hashlib.sha256(text.encode()).hexdigest()})
+        text = canonical_json(values).encode()
+    except ValueError:                          # NaN has no canonical form, half a pair of surrogates no bytes
+        text = b""
+    write_json(folder / MANIFEST, values | {"sha256": hashlib.sha256(text).hexdigest()})
 
 
 def reseal(folder: Path, parts: bool = True) -> None:
@@ -124,3 +143,25 @@ def change_tensors(folder: Path, name: str, change) -> None:
     tensors = {key: value.clone() for key, value in load_file(folder / name).items()}
     save_file(change(tensors), folder / name)
     reseal(folder)
+
+
+@contextlib.contextmanager
+def a_copy(bundle):
+    """The folder of a copy of `bundle`, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as place:
+        yield Path(shutil.copytree(bundle.folder, Path(place) / "bundle"))
+
+
+def names_of(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def meaning(bundle):
+    """All that the adapters and heads of a bundle do."""
+    adapters = [read_adapter(folder, base_identity(bundle.base)) for folder in bundle.adapter_folders]
+    told = [(a.config.to_dict(), {name: value.tolist() for name, value in a.tensors.items()}, a.task, a.base,
+             a.parents) for a in adapters]
+    forms = {task: read_head_config(bundle.head_folder(task))["form"] for task in bundle.heads}
+    heads = {task: load_head(bundle.head_folder(task), CONFIG, task, form) for task, form in forms.items()}
+    values = {task: {name: value.tolist() for name, value in head.named_parameters()} for task, head in heads.items()}
+    return told, forms, values, bundle.heads

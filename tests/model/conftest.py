@@ -1,10 +1,14 @@
-"""Tiny random XLM-R models for the tests of model/."""
+"""Tiny random XLM-R models and bundles for the tests of model/."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
+
+from tests.model.bundles import METHODS, make_bundle, save_base
 
 
 @pytest.fixture
@@ -56,3 +60,16 @@ def tokenizer():
         unk_token="<unk>",
         mask_token="<mask>",
     )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A sound bundle of two adapters for each method."""
+    folder = tmp_path_factory.mktemp("whole")
+    base = save_base(folder / "base")
+    return {method: make_bundle(base, folder / method, 2, method)[0] for method in METHODS}
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return Path(shutil.copytree(whole["lora"].folder, tmp_path / "bundle"))

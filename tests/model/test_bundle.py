@@ -227,8 +227,10 @@ def test_names_that_belong_in_a_bundle(name):
     ("heads/squad/head.pt", "pickled"), ("modeling.py", "code"), ("adapters/1-squad/x.so", "code"), ("run.SH", "code"),
     ("../stack.json", r"\.\."), ("adapters/../x.md", r"\.\."), ("/etc/README.md", "absolute"), ("C:/x.md", "absolute"),
     ("a\\..\\b.md", "absolute"), ("./README.md", "absolute"), ("adapters//x", "absolute"), ("a\nb.md", "control"),
-    ("evil\u202egnp.md", "control"), ("x\0.md", "control"), ("config.json", "no part"), ("model.safetensors", "no part"),
-    ("adapters/1-squad/README.md", "no part"), ("adapters/adapter_config.json", "no part"), ("docs/README.md", "no part"),
+    ("evil\u202egnp.md", "control"), ("x\0.md", "control"), ("config.json", "no part"),
+    ("model.safetensors", "no part"),
+    ("adapters/1-squad/README.md", "no part"), ("adapters/adapter_config.json", "no part"),
+    ("docs/README.md", "no part"),
     ("heads/squad/identity.json", "no part"), ("adapters/1.squad/identity.json", "no part"), ("", "absolute"),
     (".env", "no part"), ("README.md/", "absolute"), ("stack.json\n", "control"), ("README.md\n", "control")])
 def test_names_that_do_not(name, reason):
