@@ -8,7 +8,8 @@ Text = str | None
 """A flag as typed, None where it was not given."""
 
 
-def share_export(source: str, *, out: str, stage: Text = None, licence: str = "unknown", base: Text = None) -> None:
+def share_export(source: str, *, out: str, stage: Text = None, licence: str = "unknown", base: Text = None,
+                 scale: str = "auto") -> None:
     """Write the adapters of a run, their heads, scores and a card as a bundle: a folder, or a zip.
 
     Args:
@@ -17,6 +18,7 @@ def share_export(source: str, *, out: str, stage: Text = None, licence: str = "u
         stage: key of the training stage whose stack is wanted, where a --runs folder has several.
         licence: the hub's name of a licence, such as mit or cc-by-sa-4.0.
         base: the hub id of the base encoder, where the run had it from a folder.
+        scale: the folder or id of the base encoder, where it is not where the run had it.
     """
     from peft_stilts.share.export import export
     from peft_stilts.share.pull import described
@@ -27,7 +29,7 @@ def share_export(source: str, *, out: str, stage: Text = None, licence: str = "u
             typed_path(source, "SOURCE")
         with found.collect():
             path = typed_path(out, "--out")
-    bundle = export(source, path, stage=stage, licence=licence, base_id=base)
+    bundle = export(source, path, stage=stage, licence=licence, base_id=base, scale=scale)
     print(described(bundle))
 
 

@@ -14,7 +14,7 @@ from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, StoreError, UsageError
 from peft_stilts.grid.base import Base, find_base
 from peft_stilts.grid.builder import StageBuilder
-from peft_stilts.grid.given import base_of_adapter, open_adapters, read_stage
+from peft_stilts.grid.given import base_of_adapter, base_of_stage, open_adapters, read_stage
 from peft_stilts.grid.plan import choose_provider, languages_of
 from peft_stilts.grid.run import Runner, write_rows
 from peft_stilts.grid.show import draw_layers
@@ -87,11 +87,11 @@ def open_source(source: str, scale: str = "auto") -> Source:
         if len(bases) > 1:
             raise UsageError(f"{source} holds models over {len(bases)} base encoders; name one stage: "
                              + ", ".join(str(store.folder(key)) for key in bases.values()))
-        return Source(_base_of(store, keys[0]), (None, *models), path)
+        return Source(base_of_stage(store, keys[0]), (None, *models), path)
     if (path / RECORD).is_file():
         folder = path.resolve()
         store = Store(folder.parent.parent)
-        return Source(_base_of(store, folder.name), (read_stage(store, folder.name),), store.root)
+        return Source(base_of_stage(store, folder.name), (read_stage(store, folder.name),), store.root)
     chain = open_adapters(source)
     if chain is None:
         return Source(find_base(source), (None,), Path("runs"))
@@ -100,15 +100,6 @@ def open_source(source: str, scale: str = "auto") -> Source:
                          "which have them")
     base = base_of_adapter(chain[0].folder, scale)
     return Source(base, tuple(chain), Path("runs"))
-
-
-def _base_of(store: Store, key: str) -> Base:
-    told = store.record(key)["base"]
-    base = find_base(told["scale"], revision=told["revision"])     # a hub model's main may have moved on
-    if base.revision != told["revision"]:
-        raise UsageError(f"{store.folder(key)} was trained on {told['id']} at {told['revision']}; "
-                         f"{base.id} is now at {base.revision}")
-    return base
 
 
 def _plan(source: Source, request: Request, found: Problems) -> Plan:

@@ -188,6 +188,16 @@ def base_of_adapter(folder: Path, scale: str) -> Base:
     return base
 
 
+def base_of_stage(store: Store, key: str) -> Base:
+    """The base encoder of a finished stage, where the run had it from; UsageError where that is another one now."""
+    told = store.record(key)["base"]
+    base = find_base(told["scale"], revision=told["revision"])     # a hub model's main may have moved on
+    if base.revision != told["revision"]:
+        raise UsageError(f"{store.folder(key)} was trained on {told['id']} at {told['revision']}; "
+                         f"{base.id} is now at {base.revision}")
+    return base
+
+
 def read_stage(store: Store, key: str) -> Train | Given:
     """A finished training stage, or an adapter that was given to the run, and those below, as their records tell."""
     record = store.record(key)

@@ -251,8 +251,9 @@ def _in_hub_cache(folder: Path, path: Path) -> bool:
     """Whether a link of a snapshot leads to its repository's blobs, or to those that the repositories of a cache share
     (CACHE/blobs/xx/HASH: huggingface_hub's utils/_shared_blobs.py)."""
     snapshot, target = folder.resolve(), path.resolve().parent
-    blobs, shared = snapshot.parents[1] / "blobs", snapshot.parents[2] / "blobs"
-    return snapshot.parent.name == "snapshots" and (target == blobs or target.parent == shared)
+    repository = snapshot.parent.parent
+    return snapshot.parent.name == "snapshots" and (
+        target == repository / "blobs" or target.parent == repository.parent / "blobs")
 
 
 def _line(adapters: list[Any]) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from peft_stilts import results
 from peft_stilts.errors import Problems, StoreError, UsageError
 from peft_stilts.grid.base import MINIATURE, Base
-from peft_stilts.grid.given import base_of_adapter, lineage_told, open_adapters, read_stage
+from peft_stilts.grid.given import base_of_adapter, base_of_stage, lineage_told, open_adapters, read_stage
 from peft_stilts.grid.hub import is_hub_id
 from peft_stilts.grid.stages import ADAPTER, HEADS, Given, Train, adapters
 from peft_stilts.model.adapter_io import read_identity
@@ -115,16 +115,17 @@ def _write(store: Store | None, stage: Train | Given, out: Path, licence: str, b
     heads = {task.name: (place / HEADS / task.name if place else one.heads[task.name], depth)
              for depth, (place, one) in enumerate(zip(places, line), start=1) for task in one.tasks}
     identity = read_identity(folders[0])["base"]
-    base = base_of_adapter(folders[0], scale)
+    base = base_of_stage(store, stage.key) if store and scale == "auto" else base_of_adapter(folders[0], scale)
     name = _name(base, identity["id"], base_id, say)
     if licence == "unknown":
         say("the licence is told as unknown, so nobody knows what they may do with it; say --licence, such as mit")
     told = [part | {"adapter": f"{depth}-{read_identity(folder)['task']}"}
-            for depth, (folder, parts) in enumerate(zip(folders, lineage_told(stage)), start=1) for part in parts]
+            for depth, (folder, parts) in enumerate(zip(folders, lineage_told(stage)), start=1) for part in parts
+            if part["settings"]]            # none: an adapter that was given, of whose training nothing is known
     shape = {field: getattr(base.config, field) for field in SHAPE}
     bundle = write_bundle(out, identity | {"shape": shape}, folders, heads, recipe=_bare(told), data=_data(stage),
                           versions=dict(stage.spec.get("versions", {})), licence=licence,
-                          scores=_scores(store, stage, identity["id"], name), base_id=name)
+                          scores=_scores(store, stage, {identity["id"], base.id}, name), base_id=name)
     write_card(bundle)
     return bundle
 
@@ -164,10 +165,10 @@ def _bare(value: Any) -> Any:
     return [_bare(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _scores(store: Store | None, stage: Train | Given, known: str, name: str) -> list[dict[str, Any]]:
+def _scores(store: Store | None, stage: Train | Given, known: set[str], name: str) -> list[dict[str, Any]]:
     """The rows of the run's table that stand on this stage, and the baselines they pair with; [] where there are none.
 
-    The base is called `name` in them, as everywhere in the bundle, instead of as it was `known`.
+    The base is called `name` in them, as everywhere in the bundle, instead of by the names that it has here, `known`.
     """
     if store is None or not any((store.root / f"results.{kind}").is_file() for kind in ("csv", "parquet")):
         return []
@@ -176,7 +177,7 @@ def _scores(store: Store | None, stage: Train | Given, known: str, name: str) ->
     own = frame[[_stands_on(key, stage.key, parents) for key in frame["stage_key"]]]
     baselines = frame[frame["intermediate"] == "none"].merge(own[results.PAIR].drop_duplicates(), on=results.PAIR)
     rows = pd.concat([own, baselines[frame.columns]]).drop_duplicates()
-    rows = rows.replace({column: {known: name} for column in ("base_model", "scale")})
+    rows = rows.replace({column: dict.fromkeys(known, name) for column in ("base_model", "scale")})
     return [{column: _bare(value.item() if hasattr(value, "item") else value) for column, value in row.items()}
             for row in rows.to_dict("records")]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from peft_stilts.errors import UsageError
 from peft_stilts.grid.hub import HUB_TIMEOUT, LOG_IN, Unreachable, ask_hub, hub_token, reason, refusal, split_id, within
 from peft_stilts.model.bundle import MANIFEST, Bundle, allowed_file, read_bundle
+from peft_stilts.share.card import PICTURE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
@@ -102,7 +103,7 @@ def _changes(bundle: Bundle, info: ModelInfo) -> list[CommitOperationAdd | Commi
 
     files = _files(bundle)
     gone = [file.rfilename for file in info.siblings or ()
-            if "/" in file.rfilename and file.rfilename not in files]
+            if ("/" in file.rfilename or file.rfilename == PICTURE) and file.rfilename not in files]
     return [*(CommitOperationDelete(name) for name in sorted(gone)),
             *(CommitOperationAdd(name, str(path)) for name, path in files.items())]
 

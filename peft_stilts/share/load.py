@@ -21,12 +21,13 @@ from transformers import (
 
 from peft_stilts.errors import CheckpointError, UsageError
 from peft_stilts.grid.base import Base, encoder_folder
-from peft_stilts.grid.given import base_of_adapter, open_adapters
+from peft_stilts.grid.given import base_of_adapter, base_of_stage, open_adapters
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import load_head, read_head_config, read_identity
 from peft_stilts.model.encoder import Encoder, load_encoder
 from peft_stilts.model.quantize import dequantize, quantize
 from peft_stilts.spec import typed_path
+from peft_stilts.store import RECORD, Store
 
 STOCK = {"span": (XLMRobertaForQuestionAnswering, "qa_outputs"),
          "classification": (XLMRobertaForSequenceClassification, "classifier"),
@@ -96,9 +97,11 @@ def find(source: str | Path, base: str | Path | None = None) -> Place:
         raise UsageError(f"{source} stands on {len(identity['parents'])} other adapters; give its stages/KEY folder, "
                          "or a bundle, which have them")
     heads = {task: (folder, depth) for depth, given in enumerate(chain, 1) for task, folder in given.heads.items()}
-    return Place(source, tuple(given.folder for given in chain), heads,
-                 base_of_adapter(chain[0].folder, "auto" if base is None else str(base)),
-                 "quantization" in identity["base"])
+    if base is None and (path / RECORD).is_file():
+        found = base_of_stage(Store(path.resolve().parent.parent), path.resolve().name)
+    else:
+        found = base_of_adapter(chain[0].folder, "auto" if base is None else str(base))
+    return Place(source, tuple(given.folder for given in chain), heads, found, "quantization" in identity["base"])
 
 
 def base_encoder(place: Place, exact: bool = False) -> Encoder:

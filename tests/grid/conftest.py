@@ -1,5 +1,6 @@
 """A tiny random XLM-R, a small data folder, and finished runs for the tests of grid/."""
 
+import gc
 import importlib.util
 import shutil
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ def one_thread():
     """Results depend on the number of threads in the last bits, and small models are slower with more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    gc.freeze()     # memory is freed before each training: what is there by now need not be looked through
     yield
     torch.set_num_threads(before)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from peft_stilts.errors import CheckpointError
 from peft_stilts.model.bundle import MANIFEST, read_bundle
+from peft_stilts.model.bundle_check import text_allowed
 from tests.model.bundles import (
     FAST,
     METHODS,
@@ -71,7 +72,7 @@ UNSEEN = {"vocab_size", "num_attention_heads", "max_position_embeddings", "type_
 """Of the base's shape what no adapter and none of these heads depends on."""
 
 
-@settings(FAST, max_examples=250)
+@settings(FAST, max_examples=150)
 @given(data=st.data(), sealed=st.sampled_from([True, True, True, False]))
 def test_a_changed_manifest_is_refused_or_says_the_same(whole, data, sealed):
     with a_copy(whole["lora"]) as folder:
@@ -84,7 +85,7 @@ def test_a_changed_manifest_is_refused_or_says_the_same(whole, data, sealed):
         try:
             bundle = read_bundle(folder)
         except CheckpointError as error:
-            assert str(folder) in str(error) and str(error).isprintable()
+            assert str(folder) in str(error) and text_allowed(str(error))
             return
         if read_json(folder / MANIFEST) == before:          # such as two swapped items that are equal
             return
@@ -92,7 +93,7 @@ def test_a_changed_manifest_is_refused_or_says_the_same(whole, data, sealed):
         assert meaning(bundle)[:1] == meaning(whole["lora"])[:1]
 
 
-@settings(FAST, max_examples=350)
+@settings(FAST, max_examples=200)
 @given(data=st.data(), method=st.sampled_from(METHODS),
        name=st.sampled_from(["adapters/1-squad/adapter_config.json", "adapters/1-squad/identity.json",
                              "adapters/2-mnli/identity.json", "adapters/2-mnli/adapter_config.json",
@@ -105,7 +106,7 @@ def test_a_changed_file_of_a_part_is_refused_or_means_the_same(whole, data, meth
         try:
             bundle = read_bundle(folder)
         except CheckpointError as error:
-            assert str((folder / name).parent) in str(error) and str(error).isprintable()
+            assert str((folder / name).parent) in str(error) and text_allowed(str(error))
             return
         assert meaning(bundle) == meaning(whole[method]), path
 

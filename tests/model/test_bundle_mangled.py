@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_a_file_that_does_not_belong_is_named(whole, data, new):
             (folder / data.draw(st.sampled_from(names_of(folder)))).rename(folder / new)
         with pytest.raises(CheckpointError) as caught:
             read_bundle(folder)
-        assert str(folder) in str(caught.value) and str(caught.value).isprintable()
+        assert str(folder) in str(caught.value) and bundle_check.text_allowed(str(caught.value))
 
 
 def test_cards_licences_and_pictures_may_lie_there(folder):
@@ -151,6 +152,11 @@ def test_links_of_the_hubs_cache_are_files(folder, tmp_path):
     (snapshot / MANIFEST).symlink_to(folder / MANIFEST)
     with pytest.raises(CheckpointError, match="stack.json is refused: it is a link"):
         read_bundle(snapshot)
+
+
+@pytest.mark.parametrize("place", ["/bundle", "/snapshots/bundle", "/a/bundle", "/"])
+def test_a_bundle_near_the_root_of_the_disk_is_in_no_cache(place):
+    assert not bundle_check._in_hub_cache(Path(place), Path(place) / "README.md")
 
 
 # Tensors: all checksums agree, so that it is the check of the tensors that speaks

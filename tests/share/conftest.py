@@ -56,9 +56,10 @@ class Run:
     plan: Any
     runs: Path
 
-    def stage(self, *path):
-        """The trained stage with this path of names."""
-        return next(stage for stage in self.plan.stages.values() if stage.kind == "train" and stage.path == path)
+    def stage(self, *path, role="target"):
+        """The trained stage with this path of names: MNLI's own stage and the training for XNLI have the same."""
+        return next(stage for stage in self.plan.stages.values() if stage.kind == "train" and stage.path == path
+                    and stage.role == role)
 
     def scored(self, target, parent):
         """The evaluation of a target with the model of `parent`."""

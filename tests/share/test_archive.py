@@ -104,6 +104,37 @@ def test_links_devices_duplicates_and_encryption(zipped, tmp_path):
     refused(tmp_path / "secret.zip", tmp_path, "encrypted")
 
 
+def test_zips_of_other_programs_are_read_and_other_kinds_of_zip_are_refused(shared_bundle, zipped, tmp_path):
+    def packed(how, folders=()):
+        file = tmp_path / f"{how}.zip"
+        with zipfile.ZipFile(file, "w", how) as new:
+            for name in folders:
+                new.writestr(entry(name, stat.S_IFDIR | 0o755), b"")
+            for path in sorted(path for path in shared_bundle.folder.rglob("*") if path.is_file()):
+                new.write(path, path.relative_to(shared_bundle.folder))
+        return file
+
+    usual = packed(zipfile.ZIP_DEFLATED, ("adapters/", "adapters/1-squad/", "heads/"))
+    assert sha256_folder(pull(str(usual), tmp_path / "usual").folder) == sha256_folder(shared_bundle.folder)
+    refused(packed(zipfile.ZIP_BZIP2), tmp_path, "is refused: it is compressed in a way")
+    whole = zipped.read_bytes()
+    for name, content, words in (
+        ("comment", whole[:-2] + b"\3\0hey", "is no zip file, was cut off, or has a comment"),
+        ("empty", b"", "is no zip file"), ("text", b"x" * 100, "is no zip file"),
+        ("zip64", whole[:-22] + b"PK\6\7" + bytes(16) + whole[-22:], "is a zip64"),
+        ("many", whole[:-12] + struct.pack("<H", 2000) + whole[-10:], "has 2000 entries in a directory"),
+        ("long", whole[:-10] + struct.pack("<I", 2**30) + whole[-6:], f"in a directory of {2**30} bytes"),
+    ):
+        (tmp_path / f"{name}.zip").write_bytes(content)
+        refused(tmp_path / f"{name}.zip", tmp_path, words)
+    # Names that end at a NUL for some readers and not for others.
+    hidden = whole.replace(b"stack.json", b"stack\0json")
+    (tmp_path / "nul.zip").write_bytes(hidden)
+    refused(tmp_path / "nul.zip", tmp_path, "is refused: its name has control characters|has control")
+    with pytest.raises(UsageError, match="is no file; name the zip"):
+        unpack(tmp_path / "nothing.zip", tmp_path / "target")
+
+
 def test_bombs(zipped, tmp_path, monkeypatch):
     def lying(at, size):
         data = bytearray(zipped.read_bytes())

@@ -14,6 +14,7 @@ from peft_stilts.miniature.provider import MiniatureWorld
 from peft_stilts.model.bundle import read_bundle
 from peft_stilts.share.archive import unpack
 from peft_stilts.share.export import export
+from peft_stilts.share.load import load
 from peft_stilts.store import Store
 
 HEADS = {"xquad": "squad", "udpos": "udpos", "xnli": "mnli"}
@@ -96,20 +97,31 @@ def test_trainings_of_one_adapter_come_back_in_order(trained, tmp_path):
 
 
 def test_a_stack_is_trained_on_from_a_bundle_as_from_the_run(trained, workshop, encoder, tmp_path):
-    """A bundle of the intermediate stages, unpacked from a zip, starts a new run: the target that is trained on it
-    scores what it did in the first."""
+    """A bundle of the intermediate stages, unpacked from a zip, starts a new run: the target that is trained on it is
+    the very same adapter."""
     made = trained("lora", ALL)
-    stage = made.stage("hellaswag", "mnli")
+    stage = made.stage("hellaswag", "mnli", role="intermediate")
     export(str(made.runs), tmp_path / "my.zip", stage=stage.key, licence="mit", say=lambda line: None)
     unpack(tmp_path / "my.zip", tmp_path / "unpacked")
     none = made.runs.parent / "none.yaml"
     plan = workshop.plan(workshop.request(
         encoder, tmp_path / "runs", recipes=(str(none),), stack=(str(tmp_path / "unpacked"),), methods=("lora",),
-        targets=("udpos",), languages=("en", "qa"), limit_train=12, limit_eval=4, layers=None))
+        targets=("udpos",), languages=("en", "qa"), limit_train=12, limit_eval=4, layers=None, keep=True))
     running.run(plan)
-    before, after = results.read(made.runs), results.read(tmp_path / "runs")
-    same = ["target", "language", "metric", "split", "intermediate", "score"]
-    before = before[(before["target"] == "udpos") & (before["intermediate"] == "hellaswag>mnli")]
-    after = after[after["intermediate"] == "hellaswag>mnli"]
-    assert len(after) == 2 * 2, "languages by metrics"
-    assert before[same].sort_values(same).to_dict("records") == after[same].sort_values(same).to_dict("records")
+    again = next(stage for stage in plan.stages.values() if stage.kind == "train" and stage.parent)
+    first = made.stage("hellaswag", "mnli", "udpos")
+    weights = [Store(runs).open(key) / "adapter" / "adapter_model.safetensors" for runs, key in
+               ((made.runs, first.key), (tmp_path / "runs", again.key))]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    folders = [Store(runs).open(next(stage.key for stage in of.stages.values() if stage.kind == "evaluate"
+                                     and stage.task.name == "udpos" and stage.parent.key == key))
+               for runs, of, key in ((made.runs, made.plan, first.key), (tmp_path / "runs", plan, again.key))]
+    assert predictions(folders[0], "udpos") == predictions(folders[1], "udpos")
+    frame = results.read(tmp_path / "runs")
+    assert set(frame["intermediate"]) == {"none", "hellaswag>mnli"} and not len(results.unpaired(frame))
+    bundle = export(str(tmp_path / "runs"), tmp_path / "bundle", stage=again.key, say=lambda line: None)
+    assert [part["name"] for part in bundle.recipe] == ["hellaswag", "mnli", "udpos"], "what the first bundle told"
+    assert set(bundle.heads) == {"hellaswag", "mnli", "udpos"}
+    assert {row["base_model"] for row in bundle.scores} == {row["scale"] for row in bundle.scores} == {"an encoder"}
+    model, _ = load(Store(tmp_path / "runs").folder(again.key))     # the run knows where its base is
+    assert type(model).__name__ == "XLMRobertaForTokenClassification"
