@@ -22,8 +22,8 @@ LONGER_FUNCTIONS = {"peft_stilts/train/loop.py": 100}
 # The one place where the order is written: (layer, modules or folders in their order, duty). A module imports only from
 # a lower layer, from what stands before it in its own layer, or from its own folder; never in a circle.
 LAYERS: list[tuple[int, tuple[str, ...], str]] = [
-    (0, ("version", "errors", "digest", "registry", "languages"),
-     "version; error family; canonical JSON → key; named tables with did-you-mean; the language table"),
+    (0, ("errors", "version", "digest", "registry", "languages"),
+     "error family; version; canonical JSON → key; named tables with did-you-mean; the language table"),
     (1, ("machine", "store", "spec", "recipe", "results", "progress"),
      "what this machine can do; the artefact store; frozen, typed values for recipe and run, unknown keys refused; "
      "the results table; progress of long work"),
