@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""How the full name of a commit of the hub looks."""
 
 
 def canonical_json(value: Any) -> str:

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 100
+
+
+def brief(value: Any) -> str:
+    """A value from a file as a message shows it: a line or two, however long it is."""
+    return _BRIEF.repr(value)
+
 
 class StiltsError(Exception):
     """Base of every error that is a message to the user; the command line prints it and exits with `exit_code`."""

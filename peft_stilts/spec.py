@@ -71,6 +71,10 @@ class LoraSettings:
             del fields["target_maps"]
         return fields
 
+    def fixed(self) -> dict[str, Any]:
+        """The fields that training on cannot change: all but dropout."""
+        return {name: value for name, value in self.told().items() if name != "dropout"}
+
 
 @dataclass(frozen=True)
 class TrainingSettings:

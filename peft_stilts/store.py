@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from peft_stilts.digest import sha256_file
-from peft_stilts.errors import StoreError
+from peft_stilts.errors import StiltsError, StoreError, UsageError
 
 RECORD = "stage.json"
 
@@ -40,6 +40,39 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A draft beside `target` to be filled, which takes its place in one step when the block ends well; after an error
+    nothing of it stays, nor of the folders made above it. Errors name `target`.
+
+    Raises UsageError where something is there already, StoreError when the disk does not take it.
+    """
+    target = Path(os.path.abspath(target))
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} is there already; name a folder that is new, or remove it")
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    above = [folder for folder in target.parents if not folder.exists()]
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        for path in [draft, *draft.rglob("*")]:
+            sync(path)
+        os.replace(draft, target)
+        sync(target.parent)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        for folder in above:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise StoreError(f"{target} cannot be written: {error}") from error
+        if isinstance(error, StiltsError):
+            told = getattr(error, "problems", [str(error)])
+            raise type(error)(*(message.replace(str(draft), str(target)) for message in told)) from error
+        raise
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path`, and the folders above it, as `replace_file` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +88,12 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = Path(root)
+
+    @staticmethod
+    def locate(folder: Path) -> tuple[Store, str]:
+        """The store in which a stages/KEY folder lies, and its key."""
+        place = folder.resolve()
+        return Store(place.parent.parent), place.name
 
     def folder(self, key: str) -> Path:
         """Where the finished artefact of `key` lies or will lie."""

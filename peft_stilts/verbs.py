@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_stilts.errors import Problems, UsageError
-from peft_stilts.verbs_share import SHARE
+from peft_stilts.verbs_share import SHARE, Text
 
 if TYPE_CHECKING:
     from peft_stilts.grid.stages import Plan
@@ -17,10 +17,6 @@ BANNER = """No CUDA device here, so this is the miniature world: ten invented la
 parameters; everything runs in minutes and nothing is downloaded. Its scores are never XLM-R's. For the real thing:
     python -m peft_stilts recipe {name} --scale large      (a machine with a CUDA device chooses it by itself)
 """
-
-
-Text = str | None
-"""A flag as typed, None where it was not given; spec.py gives it its meaning."""
 
 
 def recipe(name: str, *, scale: str = "auto", method: str = "full", policy: Text = None, stack: Text = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peft_stilts.errors import Problems
 
 Text = str | None
-"""A flag as typed, None where it was not given."""
+"""A flag as typed, None where it was not given; spec.py gives it its meaning."""
 
 
 def share_export(source: str, *, out: str, stage: Text = None, licence: str = "unknown", base: Text = None,

@@ -88,10 +88,9 @@ def bundle(layers: int) -> None:
     from peft_stilts.grid.base import find_base, load_tokenizer
     from peft_stilts.model import stack as stacks
     from peft_stilts.model.adapter_io import save_encoder, save_head
-    from peft_stilts.model.bundle import read_bundle, write_bundle
+    from peft_stilts.model.bundle import SHAPE, read_bundle, write_bundle
     from peft_stilts.model.encoder import load_encoder, random_encoder
     from peft_stilts.model.heads import new_head
-    from peft_stilts.share.export import SHAPE
     from peft_stilts.share.load import load
     from peft_stilts.spec import LoraSettings
 

@@ -10,7 +10,6 @@ English, in which nothing was trained.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -18,14 +17,14 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from marks import fill  # noqa: E402
+
 from peft_stilts import results  # noqa: E402
-from peft_stilts.errors import StiltsError, UsageError  # noqa: E402
+from peft_stilts.errors import StiltsError  # noqa: E402
 from peft_stilts.progress import clock  # noqa: E402
-from peft_stilts.store import write_atomic  # noqa: E402
 from peft_stilts.tasks import INTERMEDIATE, TARGETS  # noqa: E402
 
 ORDER = (*INTERMEDIATE, "all")
-MARK = re.compile(r"(<!-- tables -->\n)(.*?)(<!-- end of tables -->)", re.DOTALL)
 
 
 def tables(frame: pd.DataFrame, stages: pd.DataFrame) -> str:
@@ -105,10 +104,7 @@ def main() -> int:
     try:
         text = tables(results.read(arguments.runs), results.STAGES.read(arguments.runs))
         if arguments.write:
-            page = arguments.write.read_text(encoding="utf-8")
-            if not MARK.search(page):
-                raise UsageError(f"{arguments.write} has no marks <!-- tables --> and <!-- end of tables -->")
-            write_atomic(arguments.write, MARK.sub(lambda found: f"{found[1]}\n{text}\n{found[3]}", page))
+            fill(arguments.write, "tables", f"\n{text}")
     except StiltsError as error:
         print(error, file=sys.stderr)
         return error.exit_code

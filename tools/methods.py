@@ -11,13 +11,13 @@ stage leaves, and the seconds that its trainings took. Nothing in it says anythi
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import yaml
+from marks import fill
 
 from peft_stilts import results
 from peft_stilts.errors import Problems, StiltsError, UsageError
@@ -28,7 +28,6 @@ from peft_stilts.store import write_atomic
 VARIANTS = ("full", *(f"lora-{rank}" for rank in (1, 2, 4, 8, 16, 32, 64)), "rslora-4", "rslora-64", "dora-16",
             "qlora-16")
 TARGETS = ("xquad", "tydiqa", "tatoeba")
-MARK = re.compile(r"(<!-- methods -->)\n.*?(<!-- end of methods -->)", re.DOTALL)
 
 
 def split(variant: str) -> tuple[str, int]:
@@ -118,10 +117,7 @@ def main() -> int:
             run(variants, arguments.out, seeds(arguments.seeds), limit)
         text = table(arguments.out)
         if arguments.write:
-            page = arguments.write.read_text(encoding="utf-8")
-            if not MARK.search(page):
-                raise UsageError(f"{arguments.write} has no marks <!-- methods --> and <!-- end of methods -->")
-            write_atomic(arguments.write, MARK.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page))
+            fill(arguments.write, "methods", text)
     except StiltsError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -131,6 +131,11 @@ def encoder_folder(base: Base) -> Path:
     return base.folder
 
 
+def weights_sha256(base: Base) -> str:
+    """SHA-256 of the base's model.safetensors, downloaded where it is not cached yet; a folder's is known already."""
+    return sha256_file(encoder_folder(base) / "model.safetensors") if base.from_hub else base.revision
+
+
 def load_tokenizer(base: Base) -> Any:
     """The base's fast tokenizer, from the folder of its configuration."""
     from transformers import AutoTokenizer

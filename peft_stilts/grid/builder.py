@@ -242,10 +242,7 @@ def _refuse_inexact(name: str, method: str, lora: LoraSettings | None, parent: T
         raise UsageError("--policy merge folds adapters into the base, which cannot be done exactly in the 4 bits of "
                          "--method qlora: the sum would have to be rounded again. Choose --policy stack or continue")
     if policy == "continue":
-        def shape(how: str, of: LoraSettings) -> dict[str, Any]:
-            return {"method": how} | {key: value for key, value in of.told().items() if key != "dropout"}
-
-        there, asked = shape(parent.method, parent.lora), shape(method, lora)
+        there, asked = {"method": parent.method} | parent.lora.fixed(), {"method": method} | lora.fixed()
         if there != asked:
             raise UsageError(f"--policy continue trains one adapter on and on, but that of {parent.name} is {there}, "
                              f"that of {name} is to be {asked}; give their stages the same shape in the recipe")

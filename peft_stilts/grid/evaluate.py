@@ -14,13 +14,12 @@ from peft_stilts.digest import canonical_json, key_of
 from peft_stilts.errors import Problems, StoreError, UsageError
 from peft_stilts.grid.base import Base, find_base
 from peft_stilts.grid.builder import StageBuilder
-from peft_stilts.grid.given import base_of_adapter, base_of_stage, open_adapters, read_stage
+from peft_stilts.grid.given import base_of_adapter, base_of_stage, open_stack, read_stage
 from peft_stilts.grid.plan import choose_provider, languages_of
 from peft_stilts.grid.run import Runner, write_rows
 from peft_stilts.grid.show import draw_layers
 from peft_stilts.grid.stages import ROWS, Cell, Evaluate, Given, Plan, Train, dev_rows, scored_rows
 from peft_stilts.machine import resolve_precision
-from peft_stilts.model.adapter_io import read_identity
 from peft_stilts.spec import Request, TrainingSettings, choices, typed_path
 from peft_stilts.store import RECORD, Store
 from peft_stilts.tasks import TASKS
@@ -89,17 +88,12 @@ def open_source(source: str, scale: str = "auto") -> Source:
                              + ", ".join(str(store.folder(key)) for key in bases.values()))
         return Source(base_of_stage(store, keys[0]), (None, *models), path)
     if (path / RECORD).is_file():
-        folder = path.resolve()
-        store = Store(folder.parent.parent)
-        return Source(base_of_stage(store, folder.name), (read_stage(store, folder.name),), store.root)
-    chain = open_adapters(source)
+        store, key = Store.locate(path)
+        return Source(base_of_stage(store, key), (read_stage(store, key),), store.root)
+    chain = open_stack(source)
     if chain is None:
         return Source(find_base(source), (None,), Path("runs"))
-    if missing := read_identity(chain[0].folder)["parents"]:
-        raise UsageError(f"{source} stands on {len(missing)} other adapters; give its stages/KEY folder, or a bundle, "
-                         "which have them")
-    base = base_of_adapter(chain[0].folder, scale)
-    return Source(base, tuple(chain), Path("runs"))
+    return Source(base_of_adapter(chain[0].folder, scale), tuple(chain), Path("runs"))
 
 
 def _plan(source: Source, request: Request, found: Problems) -> Plan:

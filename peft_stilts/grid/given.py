@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft_stilts.digest import key_of, sha256_file
+from peft_stilts.digest import COMMIT, key_of
 from peft_stilts.errors import Problems, StoreError, UsageError
-from peft_stilts.grid.base import Base, encoder_folder, find_base
+from peft_stilts.grid.base import Base, find_base, weights_sha256
 from peft_stilts.grid.hub import fetch_bundle, is_hub_id, split_id
-from peft_stilts.grid.stages import ADAPTER, HEADS, Given, Train, adapters
+from peft_stilts.grid.stages import ADAPTER, HEADS, Given, Train, adapters, lineage
 from peft_stilts.model.adapter_io import ADAPTER_CONFIG, read_adapter, read_head_config, read_identity
 from peft_stilts.model.bundle import MANIFEST, Bundle, read_bundle
 from peft_stilts.recipe import Recipe, read_recipe, recipe_names
@@ -21,8 +21,6 @@ from peft_stilts.tasks import TASKS
 
 KEY = re.compile(r"[0-9a-f]{16}")
 """How the key of a stage looks."""
-COMMIT = re.compile(r"[0-9a-f]{40}")
-"""How a full commit looks; the revision of a base that was a folder is the SHA-256 of its weights."""
 
 
 def resolve_stack(entries: Sequence[str], request: Request, base: Base) -> list[Recipe | Train | Given]:
@@ -85,9 +83,9 @@ def open_adapters(source: str, below: Given | None = None) -> list[Given] | None
     if (path / MANIFEST).is_file():
         return from_bundle(read_bundle(path))
     if (path / ADAPTER_CONFIG).is_file():
-        return [_given(path, below)]
+        return [_given(path, {}, below)]
     if not path.exists() and is_hub_id(source):
-        return from_bundle(read_bundle(fetch_bundle(*split_id(source))))
+        return from_bundle(fetch_bundle(*split_id(source)))
     return None
 
 
@@ -97,32 +95,39 @@ def from_bundle(bundle: Bundle) -> list[Given]:
     for adapter, folder in zip(bundle.adapters, bundle.adapter_folders):
         heads = {task: bundle.head_folder(task) for task, head in bundle.heads.items() if head.adapter == adapter.name}
         told = [stage for stage in bundle.recipe if stage.get("adapter") == adapter.name]
-        chain.append(_given(folder, chain[-1] if chain else None, heads, told))
+        chain.append(_given(folder, heads, chain[-1] if chain else None, told))
+    return chain
+
+
+def open_stack(source: str) -> list[Given] | None:
+    """`open_adapters` of a whole stack; UsageError for an adapter that stands on others, which are not there."""
+    chain = open_adapters(source)
+    if chain and (parents := read_identity(chain[0].folder)["parents"]):
+        raise UsageError(f"{source} stands on {len(parents)} other adapters; give its stages/KEY folder, or a bundle, "
+                         "which have them")
     return chain
 
 
 def _from_stage(folder: Path) -> list[Given]:
     """The adapters of a finished stage of another run, lowest first."""
-    store, key = Store(folder.resolve().parent.parent), folder.resolve().name
+    store, key = Store.locate(folder)
     stage = read_stage(store, key)
     if stage.method == "full":
         raise UsageError(f"{folder} is a fully trained encoder, not an adapter; give its folder encoder/ as --scale to "
                          "start from it")
     chain: list[Given] = []
-    for number, one in enumerate(adapters(stage)):
-        place = store.open(one.key)
-        lineage = _lineage(stage)[number]
-        heads = {task.name: place / HEADS / task.name for task in one.tasks}
-        chain.append(_given(place / ADAPTER, chain[-1] if chain else None, heads, [told_of(part) for part in lineage]))
+    for one, told in zip(adapters(stage), lineage_told(stage)):
+        chain.append(_given(*stage_files(store, one), chain[-1] if chain else None, told))
     return chain
 
 
-def _lineage(stage: Train | Given | None) -> list[list[Train | Given]]:
-    """For each adapter of a stack the stages that trained it, one after the other where training was continued."""
-    if stage is None:
-        return []
-    below = _lineage(stage.parent)
-    return [*below[:-1], [*below[-1], stage]] if stage.policy == "continue" else [*below, [stage]]
+def stage_files(store: Store | None, stage: Train | Given) -> tuple[Path, dict[str, Path]]:
+    """The folder of a stage's adapter and those of its heads by task, every file checked: in the store, or where a
+    given one that is not in it came from."""
+    if stage.kind == "given" and (store is None or not store.finished(stage.key)):
+        return stage.folder, {task.name: stage.heads[task.name] for task in stage.tasks}
+    place = store.open(stage.key)
+    return place / ADAPTER, {task.name: place / HEADS / task.name for task in stage.tasks}
 
 
 def told_of(stage: Train | Given) -> dict[str, Any]:
@@ -135,17 +140,16 @@ def told_of(stage: Train | Given) -> dict[str, Any]:
 
 def lineage_told(stage: Train | Given) -> list[list[dict[str, Any]]]:
     """`told_of` every stage of a stack, for each of its adapters."""
-    return [[told_of(part) for part in parts] for parts in _lineage(stage)]
+    return [[told_of(part) for part in trained] for trained in lineage(stage)]
 
 
-def _given(folder: Path, parent: Given | None, heads: Mapping[str, Path] | None = None,
+def _given(folder: Path, heads: Mapping[str, Path], parent: Given | None,
            told: Sequence[Mapping[str, Any]] = ()) -> Given:
     """The adapter in `folder` on top of `parent`; `told`: of each of its trainings, as far as it is known."""
     adapter = read_adapter(folder, read_identity(folder)["base"])
     last = dict(told[-1]) if told else {}
     values = {name: value for name, value in (last.get("settings") or {}).items() if name in SETTINGS}
     settings = build(TrainingSettings, values, f"{folder}: settings")
-    heads = dict(heads or {})
     known = sorted(task for task in heads if task in TASKS)     # another's own tasks need their file (--tasks)
     name = ">".join(stage["name"] for stage in told) or adapter.task
     spec = {"kind": "given", "name": name, "tasks": known, "method": adapter.method, "settings": values,
@@ -164,7 +168,7 @@ def check_base(folder: Path, base: Base) -> None:
     told = read_identity(folder)["base"]
     if base.from_hub and (told.get("id"), told.get("revision")) == (base.id, base.revision):
         return
-    found = sha256_file(encoder_folder(base) / "model.safetensors") if base.from_hub else base.revision
+    found = weights_sha256(base)
     if told.get("sha256") != found:
         raise UsageError(f"{folder} was trained on {told.get('id')} at {told.get('revision')} (sha256 "
                          f"{str(told.get('sha256'))[:12]}…); the encoder here is {base.id} at {base.revision[:12]} "
@@ -179,7 +183,8 @@ def base_of_adapter(folder: Path, scale: str) -> Base:
     """
     told = read_identity(folder)["base"]
     try:
-        commit = told.get("revision") if COMMIT.fullmatch(str(told.get("revision"))) else None     # of a hub's model
+        # The revision of a base that was a folder is the SHA-256 of its weights.
+        commit = told.get("revision") if COMMIT.fullmatch(str(told.get("revision"))) else None
         base = find_base(scale) if scale != "auto" else find_base(str(told.get("id")), revision=commit)
     except UsageError as error:
         raise UsageError(f"{folder} was trained on {told.get('id')} (sha256 {str(told.get('sha256'))[:12]}…): {error}. "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from peft_stilts.digest import COMMIT
 from peft_stilts.errors import CheckpointError, UsageError
 from peft_stilts.store import write_atomic
 from peft_stilts.tasks.files import first_line
@@ -17,13 +18,14 @@ from peft_stilts.tasks.files import first_line
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
+    from peft_stilts.model.bundle import Bundle
+
 T = TypeVar("T")
 Say = Callable[[str], object]
 
 HUB_TIMEOUT = 5.0
 """seconds until a hub that does not answer counts as unreachable"""
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
-COMMIT = re.compile(r"[0-9a-f]{40}")
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]{0,200}", re.ASCII)
 """Names of branches and tags, and commits; no path out of the cache's folder refs/."""
 log = logging.getLogger(__name__)
@@ -187,9 +189,9 @@ def hub_folder(repo: str, files: Iterable[str], revision: str | None = None) -> 
     return folder
 
 
-def fetch_bundle(repo: str, revision: str | None = None, say: Say = print) -> Path:
-    """The snapshot folder, in huggingface_hub's cache, of the bundle `repo` at `revision` (None: main), checked by
-    `read_bundle`, and named by its full commit.
+def fetch_bundle(repo: str, revision: str | None = None, say: Say = print) -> Bundle:
+    """The bundle `repo` at `revision` (None: main), checked by `read_bundle`; its folder is the snapshot in
+    huggingface_hub's cache, named by its full commit.
 
     Names and sizes of all files are checked before anything is fetched, and stack.json before the rest. Without the hub
     a bundle that was fetched before is used, at the same commit, and `say` says so; main is then main as last seen.
@@ -201,7 +203,7 @@ def fetch_bundle(repo: str, revision: str | None = None, say: Say = print) -> Pa
     repo, revision = split_id(f"{repo}@{revision}" if revision else repo)
     if revision and COMMIT.fullmatch(revision) and (kept := _cached(repo, revision)):
         with contextlib.suppress(CheckpointError):      # not whole: the hub has the rest
-            return read_bundle(kept).folder
+            return read_bundle(kept)
     try:
         info = ask_hub(repo, revision)
     except Unreachable as error:
@@ -217,16 +219,16 @@ def fetch_bundle(repo: str, revision: str | None = None, say: Say = print) -> Pa
                                   f"{MANIFEST}")
         say(f"{repo}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB, at commit {commit}")
         _download(repo, commit, sizes)
-        read_bundle(snapshot)
+        bundle = read_bundle(snapshot)
     except CheckpointError as error:
         _forget(repo, commit)
         raise CheckpointError(f"{repo} at commit {commit} is refused, and nothing of it is kept: {error}") from error
     if revision != commit:      # only now: what the cache knows as main has been checked
         write_atomic(snapshot.parents[1] / "refs" / (revision or "main"), commit)
-    return snapshot
+    return bundle
 
 
-def _from_cache(repo: str, revision: str | None, why: str, say: Say) -> Path:
+def _from_cache(repo: str, revision: str | None, why: str, say: Say) -> Bundle:
     from peft_stilts.model.bundle import read_bundle
 
     kept = _cached(repo, revision)
@@ -235,12 +237,12 @@ def _from_cache(repo: str, revision: str | None, why: str, say: Say) -> Path:
                          f"{revision or 'main'}; on a machine with network give `python -m peft_stilts share pull "
                          f"{repo} --out DIR`, and use that folder here")
     try:
-        read_bundle(kept)
+        bundle = read_bundle(kept)
     except CheckpointError as error:
         raise CheckpointError(f"the hub cannot be reached for {repo!r} ({why}), and what the cache has of it is not as "
                               f"it was: {error}") from error
     say(f"the hub cannot be reached ({why}): using the cached commit {kept.name} of {repo}")
-    return kept
+    return bundle
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import torch
 
 from peft_stilts.evaluate.predict import FORMS
-from peft_stilts.grid.base import encoder_folder
-from peft_stilts.grid.stages import ADAPTER, ENCODER, HEADS, Given, Plan, Train, adapters
+from peft_stilts.grid.base import Base, encoder_folder
+from peft_stilts.grid.given import stage_files
+from peft_stilts.grid.stages import ENCODER, Given, Plan, Train, adapters
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import load_head
 from peft_stilts.model.encoder import Encoder, load_encoder
@@ -64,7 +64,7 @@ class Loader:
         parent = stage.parent
         if stage.method == "full":
             return stacks.full(load_encoder(self.store.open(parent.key) / ENCODER) if parent else self.base_encoder())
-        below = list(map(self.adapter_folder, adapters(parent)))
+        below = [stage_files(self.store, one)[0] for one in adapters(parent)]
         return stacks.lora(self.base_encoder(stage.method == "qlora"), below, stage.lora, stage.name, stage.seed,
                            stage.method, stage.policy)
 
@@ -72,22 +72,13 @@ class Loader:
         """The finished model of a training stage and its heads, files checked, nothing trainable."""
         if stage.method == "full":
             stack = stacks.lora(load_encoder(self.store.open(stage.key) / ENCODER), [], None).to(self.device)
+            _, heads = stage_files(self.store, stage)
         else:
-            below = list(map(self.adapter_folder, adapters(stage)))
-            stack = stacks.lora(self.base_encoder(stage.method == "qlora"), below, None).to(self.device)
-        heads = {task.name: load_head(self.head_folder(stage, task.name), stack.encoder.config, task.name,
-                                      FORMS[task.form].head).to(self.device) for task in stage.tasks}
-        return stack, heads
-
-    def adapter_folder(self, stage: Train | Given) -> Path:
-        """The checked folder of a stage's adapter: in the store, or where a given one that is not in it came from."""
-        given = stage.kind == "given" and not self.store.finished(stage.key)
-        return stage.folder if given else self.store.open(stage.key) / ADAPTER
-
-    def head_folder(self, stage: Train | Given, task: str) -> Path:
-        """The folder of a stage's head, likewise."""
-        given = stage.kind == "given" and not self.store.finished(stage.key)
-        return stage.heads[task] if given else self.store.open(stage.key) / HEADS / task
+            files = [stage_files(self.store, one) for one in adapters(stage)]
+            stack = stacks.lora(self.base_encoder(stage.method == "qlora"), [folder for folder, _ in files], None)
+            stack, heads = stack.to(self.device), files[-1][1]
+        return stack, {task.name: load_head(heads[task.name], stack.encoder.config, task.name,
+                                            FORMS[task.form].head).to(self.device) for task in stage.tasks}
 
     def base_encoder(self, quantized: bool = False) -> Encoder:
         """The encoder the run starts from, on the device, under the identity that tables and adapter files give it; in
@@ -95,12 +86,18 @@ class Loader:
         free, self._base = self._base, None
         if free is not None and ("quantization" in free.identity) == quantized:
             return free
-        base = self.plan.base
-        encoder = load_encoder(encoder_folder(base))
-        encoder.model.to(self.device)
-        identity = encoder.identity | {"id": base.id, "revision": base.revision}
-        self._base_sha256 = identity["sha256"]
-        if quantized:
-            quantize(encoder.model, COMPUTE[self.plan.precision])
-            identity["quantization"] = NF4
-        return dataclasses.replace(encoder, identity=identity)
+        encoder = load_base(self.plan.base, COMPUTE[self.plan.precision] if quantized else None, self.device)
+        self._base_sha256 = encoder.identity["sha256"]
+        return encoder
+
+
+def load_base(base: Base, compute: torch.dtype | None = None, device: str = "cpu") -> Encoder:
+    """A base encoder on `device`, under the identity that tables and adapter files give it; in 4 bits that compute in
+    `compute` where that is given."""
+    encoder = load_encoder(encoder_folder(base))
+    encoder.model.to(device)
+    identity = encoder.identity | {"id": base.id, "revision": base.revision}
+    if compute is not None:
+        quantize(encoder.model, compute)
+        identity["quantization"] = NF4
+    return dataclasses.replace(encoder, identity=identity)

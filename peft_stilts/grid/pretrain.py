@@ -21,6 +21,7 @@ from peft_stilts.model.heads import new_head
 from peft_stilts.model.learner import Learner
 from peft_stilts.progress import clock, of_training, progress
 from peft_stilts.spec import TrainingSettings
+from peft_stilts.store import new_folder
 from peft_stilts.tasks.controls import MLM
 from peft_stilts.train.loop import train
 
@@ -76,11 +77,6 @@ def save(learner: Learner, config: XLMRobertaConfig, tokenizer, out: Path) -> No
     weights = {f"roberta.{name}": value for name, value in learner.stack.encoder.state_dict().items()}
     weights |= {f"lm_head.{name}": value for name, value in learner.heads[MLM].lm_head.state_dict().items()}
     model.load_state_dict(weights, strict=True)
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        out.rmdir()
-    draft.rename(out)
+    with new_folder(out) as draft:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)

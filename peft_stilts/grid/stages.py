@@ -120,13 +120,19 @@ class Given(Model):
         return f"take {self.model} ({self.spec['variant']})"
 
 
+def lineage(stage: Train | Given | None) -> list[list[Train | Given]]:
+    """For each adapter of the stack of `stage`, the lowest first, the stages that trained it, one after the other where
+    training was continued."""
+    if stage is None:
+        return []
+    below = lineage(stage.parent)
+    return [*below[:-1], [*below[-1], stage]] if stage.policy == "continue" else [*below, [stage]]
+
+
 def adapters(stage: Train | Given | None) -> list[Train | Given]:
     """The stages whose adapters make the stack of `stage`, the lowest first: a stage that continues the adapter below
     stands in its place."""
-    if stage is None:
-        return []
-    below = adapters(stage.parent)
-    return [*(below[:-1] if stage.policy == "continue" else below), stage]
+    return [trained[-1] for trained in lineage(stage)]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, XLMRobertaConfig
 
 from peft_stilts.digest import sha256_file
-from peft_stilts.errors import CheckpointError, StoreError, UsageError
+from peft_stilts.errors import CheckpointError, StoreError, UsageError, brief
 from peft_stilts.model.encoder import WEIGHTS, faults, pickles_refused
 from peft_stilts.model.heads import Head, new_head
 from peft_stilts.spec import MAPS, LoraSettings
@@ -278,12 +278,6 @@ def _read_config(path: Path, base: dict[str, str]) -> LoraConfig:
     if "quantization" in base and method != "lora":
         raise CheckpointError(f"{path} is {method} on a quantised base; only plain LoRA is read there (qlora).")
     return config
-
-
-def brief(value: Any) -> str:
-    """A value from a file as a message shows it: never longer than a line or two."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _own(head: Head) -> dict[str, nn.Parameter]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peft_stilts.digest import canonical_json, sha256_file
-from peft_stilts.errors import CheckpointError, Problems, StiltsError, StoreError, UsageError
+from peft_stilts.digest import COMMIT, canonical_json, sha256_file
+from peft_stilts.errors import CheckpointError, Problems, UsageError
 from peft_stilts.model.adapter_io import ADAPTER, ADAPTER_CONFIG, HEAD, IDENTITY, read_adapter
 from peft_stilts.model.bundle_check import (
     MANIFEST,
@@ -27,8 +25,8 @@ from peft_stilts.model.bundle_check import (
     strict_json,
 )
 from peft_stilts.model.bundle_manifest import (
-    COMMIT,
     FORMAT_VERSION,
+    SHAPE,
     BundleAdapter,
     BundleHead,
     Manifest,
@@ -36,11 +34,10 @@ from peft_stilts.model.bundle_manifest import (
     digest,
     read_manifest,
 )
-from peft_stilts.store import sync
+from peft_stilts.store import new_folder
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "Bundle", "BundleAdapter", "BundleHead", "Manifest", "allowed_file",
-           "base_identity", "check_base", "new_folder", "read_bundle", "read_manifest", "size_limit",
-           "write_bundle"]  # fmt: skip
+__all__ = ["FORMAT_VERSION", "MANIFEST", "SHAPE", "Bundle", "BundleAdapter", "BundleHead", "Manifest", "allowed_file",
+           "base_identity", "check_base", "listing", "read_bundle", "read_manifest", "write_bundle"]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,39 +152,6 @@ def write_bundle(
         _write_json(draft / MANIFEST, values | {"sha256": digest(values)})
         made = read_bundle(draft)
     return replace(made, folder=Path(out))
-
-
-@contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A draft beside `target` to be filled, which takes its place in one step when the block ends well; after an error
-    nothing of it stays, nor of the folders made above it. Errors name `target`.
-
-    Raises UsageError where something is there already, StoreError when the disk does not take it.
-    """
-    target = Path(os.path.abspath(target))
-    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already; name a folder that is new, or remove it")
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    above = [folder for folder in target.parents if not folder.exists()]
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        yield draft
-        for path in [draft, *draft.rglob("*")]:
-            sync(path)
-        os.replace(draft, target)
-        sync(target.parent)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        for folder in above:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise StoreError(f"{target} cannot be written: {error}") from error
-        if isinstance(error, StiltsError):
-            told = getattr(error, "problems", [str(error)])
-            raise type(error)(*(message.replace(str(draft), str(target)) for message in told)) from error
-        raise
 
 
 def _copy_adapter(source: Path, draft: Path, below: list[BundleAdapter], base: dict[str, Any]) -> BundleAdapter:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import reprlib
 import stat
 import unicodedata
 import warnings
@@ -19,7 +18,7 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from peft_stilts.errors import CheckpointError
+from peft_stilts.errors import CheckpointError, brief
 from peft_stilts.model.adapter_io import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -48,8 +47,6 @@ MANIFEST_LIMIT, JSON_LIMIT, WEIGHTS_LIMIT, EXTRA_LIMIT = 4 * MIB, MIB, 4096 * MI
 """Bytes of stack.json, of another JSON file, of a file of weights, of a picture or text."""
 MOST_FILES, DEEPEST, MOST_LABELS = 1000, 32, 100_000
 """Files of a bundle; levels of nesting in its JSON; classes of a head."""
-brief = reprlib.Repr()
-brief.maxstring = brief.maxother = 100
 
 
 def allowed_file(name: str) -> str:
@@ -154,7 +151,7 @@ def text_allowed(text: str) -> bool:
 
 def shown(name: str) -> str:
     """A file's name for a message, control characters escaped."""
-    return name if SHOWN.fullmatch(name) else brief.repr(name)
+    return name if SHOWN.fullmatch(name) else brief(name)
 
 
 def encoder_config(shape: Mapping[str, int]) -> XLMRobertaConfig:
@@ -175,21 +172,21 @@ def check_adapters(folders: Mapping[str, Path], identity: dict[str, str], config
         check_header(folder / ADAPTER)
         adapter = read_adapter(folder, identity)
         if adapter.base != identity:
-            raise CheckpointError(f"{folder / IDENTITY}: the base is {brief.repr(adapter.base)}; {MANIFEST} says "
+            raise CheckpointError(f"{folder / IDENTITY}: the base is {brief(adapter.base)}; {MANIFEST} says "
                                   f"{identity}.")
         if name != f"{len(chain) + 1}-{adapter.task}":
-            raise CheckpointError(f"{folder / IDENTITY}: the task is {brief.repr(adapter.task)}; {MANIFEST} calls the "
+            raise CheckpointError(f"{folder / IDENTITY}: the task is {brief(adapter.task)}; {MANIFEST} calls the "
                                   f"adapter {name}, number {len(chain) + 1} from below.")
         if adapter.parents != chain:
             raise CheckpointError(f"{folder / IDENTITY}: it was trained on top of {_line(adapter.parents)}; {MANIFEST} "
                                   f"puts it on {_line(chain)}.")
         if settings.get("base_model_name_or_path") != identity["id"]:
             raise CheckpointError(f"{folder / ADAPTER_CONFIG}: the base is "
-                                  f"{brief.repr(settings.get('base_model_name_or_path'))}; {MANIFEST} says "
+                                  f"{brief(settings.get('base_model_name_or_path'))}; {MANIFEST} says "
                                   f"{identity['id']!r}.")
         if settings.get("revision") not in (None, identity["revision"]):
             raise CheckpointError(f"{folder / ADAPTER_CONFIG}: the base's revision is "
-                                  f"{brief.repr(settings['revision'])}; {MANIFEST} says {identity['revision']!r}.")
+                                  f"{brief(settings['revision'])}; {MANIFEST} says {identity['revision']!r}.")
         if settings.get("auto_mapping"):        # stock PEFT imports the module that it names
             raise CheckpointError(f"{folder / ADAPTER_CONFIG}: auto_mapping names code to import; it must be null.")
         chain.append({"name": name, "task": adapter.task, "sha256": adapter.sha256})
@@ -205,7 +202,7 @@ def _check_numbers(path: Path, settings: Any) -> None:
     settings = settings if isinstance(settings, dict) else {}
     for name, kinds in (("r", (int,)), ("lora_alpha", (int, float)), ("lora_dropout", (int, float))):
         if type(settings.get(name)) not in kinds:
-            raise CheckpointError(f"{path}: {name} is {brief.repr(settings.get(name))}; it must be a "
+            raise CheckpointError(f"{path}: {name} is {brief(settings.get(name))}; it must be a "
                                   f"{'whole ' if kinds == (int,) else ''}number.")
 
 
@@ -216,12 +213,12 @@ def check_head(folder: Path, task: str, config: XLMRobertaConfig) -> None:
     told = told if isinstance(told, dict) else {}
     form, count, labels = told.get("form"), told.get("num_labels"), told.get("labels", [])
     if not isinstance(form, str) or form not in HEADS:
-        raise CheckpointError(f"{path}: form is {brief.repr(form)}; known: {', '.join(HEADS)}.")
+        raise CheckpointError(f"{path}: form is {brief(form)}; known: {', '.join(HEADS)}.")
     if type(count) is not int or not 1 <= count <= MOST_LABELS:
-        raise CheckpointError(f"{path}: num_labels is {brief.repr(count)}; it must be from 1 to {MOST_LABELS}.")
+        raise CheckpointError(f"{path}: num_labels is {brief(count)}; it must be from 1 to {MOST_LABELS}.")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) \
             or len(labels) not in (0, count):
-        raise CheckpointError(f"{path}: labels is {brief.repr(labels)}; it must be a list of {count} words, or empty.")
+        raise CheckpointError(f"{path}: labels is {brief(labels)}; it must be a list of {count} words, or empty.")
     check_header(folder / HEAD)
     with torch.device("meta"):
         load_head(folder, config, task, form)
@@ -233,7 +230,7 @@ def check_header(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {brief.repr(str(error))}.") from error
+        raise CheckpointError(f"{path} cannot be read: {brief(str(error))}.") from error
     for name, kind in kinds.items():
         if kind != "F32":
             raise CheckpointError(f"{path}: {shown(name)} is of type {kind}; weights are float32 (F32).")
@@ -257,14 +254,14 @@ def _in_hub_cache(folder: Path, path: Path) -> bool:
 
 
 def _line(adapters: list[Any]) -> str:
-    told = [f"{brief.repr(a['name'])} (sha256 {brief.repr(a['sha256'][:12])}…)" for a in adapters]
+    told = [f"{brief(a['name'])} (sha256 {brief(a['sha256'][:12])}…)" for a in adapters]
     return ", ".join(told) or "the bare encoder"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError(f"a key stands twice among {brief.repr(sorted(key for key, _ in pairs))}")
+        raise ValueError(f"a key stands twice among {brief(sorted(key for key, _ in pairs))}")
     return value
 
 
@@ -276,7 +273,7 @@ def _check_value(value: Any, depth: int = 0) -> None:
     if depth > DEEPEST:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels")
     if isinstance(value, str) and not text_allowed(value):
-        raise ValueError(f"the text {brief.repr(value)} has control characters")
+        raise ValueError(f"the text {brief(value)} has control characters")
     if isinstance(value, float) and not math.isfinite(value) or isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError("it has a number that is too large")
     if isinstance(value, dict | list):

@@ -11,9 +11,9 @@ from types import NoneType
 from typing import Any
 
 from peft_stilts.digest import canonical_json
-from peft_stilts.errors import CheckpointError
+from peft_stilts.errors import CheckpointError, brief
 from peft_stilts.model.adapter_io import ADAPTER, HEAD
-from peft_stilts.model.bundle_check import NAME, PARTS, brief, refuse_twins, shown, strict_json
+from peft_stilts.model.bundle_check import NAME, PARTS, refuse_twins, shown, strict_json
 from peft_stilts.model.quantize import NF4
 
 FORMAT_VERSION = 1
@@ -25,7 +25,7 @@ FIELDS = {"format_version": (int,), "base": (dict,), "adapters": (list,), "heads
           "data": (list,), "versions": (dict,), "licence": (str,), "scores": (list,), "files": (dict,),
           "sha256": (str,)}  # fmt: skip
 KINDS = {NoneType: "null", dict: "an object", list: "a list", str: "text", int: "a whole number"}
-DIGEST, COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 MOST_ADAPTERS, LONGEST = 64, 300
 
 
@@ -79,7 +79,7 @@ def read_manifest(text: bytes, where: str) -> Manifest:
     found = digest(values)
     if found != values["sha256"]:
         raise CheckpointError(f"{where} was changed: its sha256 is {found}, recorded was "
-                              f"{brief.repr(values['sha256'])}.")
+                              f"{brief(values['sha256'])}.")
     _check_base_fields(values["base"], f"{where}: base")
     adapters = _adapters(values["adapters"], f"{where}: adapters")
     heads = _heads(values["heads"], [adapter.name for adapter in adapters], f"{where}: heads")
@@ -103,7 +103,7 @@ def digest(values: Mapping[str, Any]) -> str:
 def check(good: Any, where: str, value: Any, wanted: str) -> None:
     """CheckpointError unless `good`: at `where` stands `value`, and it must be what is `wanted`."""
     if not good:
-        raise CheckpointError(f"{where}: found {brief.repr(value)}; it must be {wanted}.")
+        raise CheckpointError(f"{where}: found {brief(value)}; it must be {wanted}.")
 
 
 def _fields(value: Any, kinds: Mapping[str, tuple[type, ...]], where: str) -> None:
@@ -111,7 +111,7 @@ def _fields(value: Any, kinds: Mapping[str, tuple[type, ...]], where: str) -> No
     check(isinstance(value, dict), where, value, f"an object with {', '.join(kinds)}")
     for name in sorted(kinds.keys() ^ value.keys()):
         raise CheckpointError(f"{where} lacks {name!r}." if name in kinds else
-                              f"{where} has {brief.repr(name)}, which is not known here.")
+                              f"{where} has {brief(name)}, which is not known here.")
     for name, wanted in kinds.items():
         check(type(value[name]) in wanted, f"{where}: {name}", value[name],
               " or ".join(KINDS[kind] for kind in wanted))
@@ -150,7 +150,7 @@ def _adapters(entries: list[Any], where: str) -> tuple[BundleAdapter, ...]:
             continue
         fault = "which is none of them" if parent is not None and parent not in names else \
             "which makes a circle" if parent in names[depth:] else "so the adapters are no single line, lowest first"
-        raise CheckpointError(f"{where}: the parent of {name} is {brief.repr(parent)}, {fault}; it must be "
+        raise CheckpointError(f"{where}: the parent of {name} is {brief(parent)}, {fault}; it must be "
                               f"{below or 'null'}.")
     refuse_twins(names, where)
     return tuple(BundleAdapter(**entry) for entry in entries)

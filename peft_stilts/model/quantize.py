@@ -60,11 +60,6 @@ def check(encoder: nn.Module, compute_dtype: torch.dtype) -> None:
             raise AssertionError(f"{name} is not in {compute_dtype}")
 
 
-def is_quantized(encoder: nn.Module) -> bool:
-    """Whether `quantize` was applied to this encoder."""
-    return any(parameter.__class__.__name__ == "Params4bit" for parameter in encoder.parameters())
-
-
 @torch.no_grad()
 def dequantize(encoder: nn.Module) -> nn.Module:
     """A copy of a quantised encoder with plain float32 linear maps of the very weights that it computes with: not those

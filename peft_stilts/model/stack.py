@@ -203,8 +203,7 @@ class _Pile:
 
 def _refuse_other_shape(adapter: Adapter, new: LoraSettings, method: str) -> None:
     """CheckpointError where training cannot go on with `adapter` as it is asked for: another shape, another method."""
-    there, asked = ({"method": how, "rank": shape.rank, "alpha": shape.alpha, "target_maps": shape.target_maps}
-                    for how, shape in ((adapter.method, adapter.shape), (method, new)))
+    there, asked = {"method": adapter.method} | adapter.shape.fixed(), {"method": method} | new.fixed()
     if there != asked:
         raise CheckpointError(f"training cannot continue {adapter.folder}: it is {there}, asked for is {asked}. Give "
                               "both stages the same shape, or use the policy stack.")

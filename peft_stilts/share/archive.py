@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peft_stilts.errors import CheckpointError, StoreError, UsageError
-from peft_stilts.model.bundle import MANIFEST, allowed_file, new_folder, read_bundle
-from peft_stilts.model.bundle_check import MOST_FILES, allowed_folder, listing, refuse_twins, shown, too_large
-from peft_stilts.store import replace_file
+from peft_stilts.model.bundle import MANIFEST, allowed_file, listing, read_bundle
+from peft_stilts.model.bundle_check import MOST_FILES, allowed_folder, refuse_twins, shown, too_large
+from peft_stilts.store import new_folder, replace_file
 
 LARGEST = 2**31 - 2**20
 """Bytes of a zip and of what it holds: above 2 GiB zips need a second format (zip64), which is not read here."""

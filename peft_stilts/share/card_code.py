@@ -9,10 +9,9 @@ from typing import Any
 from peft_stilts.grid.base import MINIATURE
 from peft_stilts.model.adapter_io import HEAD
 from peft_stilts.share.card_facts import Facts, plain
+from peft_stilts.share.load import STOCK
 
-MODELS = {"span": "XLMRobertaForQuestionAnswering", "classification": "XLMRobertaForSequenceClassification",
-          "choice": "XLMRobertaForSequenceClassification", "tagging": "XLMRobertaForTokenClassification",
-          "mlm": "XLMRobertaForMaskedLM"}
+MODELS = {form: kind.__name__ for form, (kind, _) in STOCK.items()} | {"mlm": "XLMRobertaForMaskedLM"}
 """Form of a head -> the class of transformers that computes the same from the same tensors."""
 EXAMPLES = {"span": '"Where is the tower?", "The tower is in Paris."', "mlm": '"Paris is a <mask>."',
             "classification": '"The tower is in Paris.", "The tower is in France."', "tagging": '"Paris is a city ."'}

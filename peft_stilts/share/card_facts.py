@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from peft_stilts.analysis import labels
+from peft_stilts.digest import COMMIT
 from peft_stilts.errors import UsageError
 from peft_stilts.grid.base import MINIATURE
 from peft_stilts.languages import LANGUAGES
@@ -24,7 +25,6 @@ from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.base import Task
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 # What Markdown, HTML, GitHub's tables and autolinks, and the hub's formulas would take for more than a letter.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|&~$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|w(?=ww\.)", re.IGNORECASE)
 # The folders of an absolute path, here or on Windows.
@@ -85,7 +85,7 @@ class Facts:
     def base_model(self) -> str | None:
         """The hub id of the base; None for a folder, whose name would be nothing to others."""
         name, revision = str(self.bundle.base["id"]), str(self.bundle.base["revision"])
-        on_hub = name != MINIATURE and _HUB_ID.fullmatch(name) and _COMMIT.fullmatch(revision)
+        on_hub = name != MINIATURE and _HUB_ID.fullmatch(name) and COMMIT.fullmatch(revision)
         return name if on_hub else None
 
     @property

@@ -14,19 +14,22 @@ import pandas as pd
 from peft_stilts import results
 from peft_stilts.errors import Problems, StoreError, UsageError
 from peft_stilts.grid.base import MINIATURE, Base
-from peft_stilts.grid.given import base_of_adapter, base_of_stage, lineage_told, open_adapters, read_stage
+from peft_stilts.grid.given import (
+    base_of_adapter,
+    base_of_stage,
+    lineage_told,
+    open_stack,
+    read_stage,
+    stage_files,
+)
 from peft_stilts.grid.hub import is_hub_id
-from peft_stilts.grid.stages import ADAPTER, HEADS, Given, Train, adapters
+from peft_stilts.grid.stages import Given, Train, adapters
 from peft_stilts.model.adapter_io import read_identity
-from peft_stilts.model.bundle import MANIFEST, Bundle, write_bundle
+from peft_stilts.model.bundle import MANIFEST, SHAPE, Bundle, write_bundle
 from peft_stilts.share.archive import pack
 from peft_stilts.share.card import check_licence, write_card
 from peft_stilts.spec import typed_path
 from peft_stilts.store import RECORD, Store
-
-SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-         "max_position_embeddings", "type_vocab_size", "pad_token_id")
-"""Fields of a base's configuration that stand in a bundle."""
 
 
 def export(source: str, out: Path, *, stage: str | None = None, licence: str = "unknown", base_id: str | None = None,
@@ -73,21 +76,17 @@ def _find(source: str, key: str | None) -> tuple[Store | None, Train | Given]:
     if key is not None:
         raise UsageError(f"a stage is chosen in a --runs folder; {source} is none (it has no folder stages/)")
     if (path / RECORD).is_file():
-        folder = path.resolve()
-        store = Store(folder.parent.parent)
-        stage = read_stage(store, folder.name)
+        store, name = Store.locate(path)
+        stage = read_stage(store, name)
         if stage.method == "full":
             raise UsageError(f"{source} is a fully trained encoder, not a stack of adapters: transformers shares it as "
                              "it is, from its folder encoder/")
         return store, stage
     if (path / MANIFEST).is_file():
         raise UsageError(f"{source} is a bundle already; `share push` and `share card` take it as it is")
-    chain = open_adapters(source) if path.exists() else None
+    chain = open_stack(source) if path.exists() else None
     if chain is None:
         raise UsageError(f"{source} holds no adapters: give a --runs folder, a stages/KEY folder or an adapter folder")
-    if parents := read_identity(chain[0].folder)["parents"]:
-        raise UsageError(f"{source} stands on {len(parents)} other adapters; give its stages/KEY folder, which knows "
-                         "where they are")
     return None, chain[-1]
 
 
@@ -110,10 +109,9 @@ def _write(store: Store | None, stage: Train | Given, out: Path, licence: str, b
            say: Callable[[str], None]) -> Bundle:
     """Write the bundle and its card into the folder `out`."""
     line = adapters(stage)
-    places = [store.open(one.key) if store else None for one in line]       # every file checked
-    folders = [place / ADAPTER if place else one.folder for place, one in zip(places, line)]
-    heads = {task.name: (place / HEADS / task.name if place else one.heads[task.name], depth)
-             for depth, (place, one) in enumerate(zip(places, line), start=1) for task in one.tasks}
+    files = [stage_files(store, one) for one in line]
+    folders = [folder for folder, _ in files]
+    heads = {task: (head, depth) for depth, (_, own) in enumerate(files, start=1) for task, head in own.items()}
     identity = read_identity(folders[0])["base"]
     base = base_of_stage(store, stage.key) if store and scale == "auto" else base_of_adapter(folders[0], scale)
     name = _name(base, identity["id"], base_id, say)

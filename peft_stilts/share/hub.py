@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_stilts.errors import UsageError
 from peft_stilts.grid.hub import HUB_TIMEOUT, LOG_IN, Unreachable, ask_hub, hub_token, reason, refusal, split_id, within
-from peft_stilts.model.bundle import MANIFEST, Bundle, allowed_file, read_bundle
+from peft_stilts.model.bundle import MANIFEST, allowed_file, listing, read_bundle
 from peft_stilts.share.card import PICTURE
 
 if TYPE_CHECKING:
@@ -45,10 +45,11 @@ def push(folder: Path, repo: str, private: bool = False, say: Callable[[str], ob
     try:
         _check_owner(api, repo)
         info = _repository(api, repo, private, say)
-        changes = _changes(bundle, info)
-        size = sum(path.stat().st_size for path in _files(bundle).values())
-        say(f"{repo}: {len(_files(bundle))} files, {size / 1e6:.1f} MB")
-        done = api.create_commit(repo, changes, commit_message=f"Bundle of {', '.join(bundle.heads) or 'adapters'}",
+        files = {name: path for name, path in listing(bundle.folder).items() if name != OF_THE_HUB}
+        size = sum(path.stat().st_size for path in files.values())
+        say(f"{repo}: {len(files)} files, {size / 1e6:.1f} MB")
+        heads = ", ".join(bundle.heads) or "adapters"
+        done = api.create_commit(repo, _changes(files, info), commit_message=f"Bundle of {heads}",
                                  parent_commit=info.sha)
     except UsageError:
         raise
@@ -90,18 +91,10 @@ def _repository(api: HfApi, repo: str, private: bool, say: Callable[[str], objec
     return info
 
 
-def _files(bundle: Bundle) -> dict[str, Path]:
-    """Everything of a bundle that is sent: name -> file."""
-    files = {path.relative_to(bundle.folder).as_posix(): path for path in sorted(bundle.folder.rglob("*"))
-             if path.is_file()}
-    return {name: path for name, path in files.items() if name != OF_THE_HUB}
-
-
-def _changes(bundle: Bundle, info: ModelInfo) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """The one commit (HfApi.upload_folder may make several): the bundle's files come, old parts that it has not go."""
+def _changes(files: Mapping[str, Path], info: ModelInfo) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """The one commit (HfApi.upload_folder may make several): `files` come, old parts that are not among them go."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    files = _files(bundle)
     gone = [file.rfilename for file in info.siblings or ()
             if ("/" in file.rfilename or file.rfilename == PICTURE) and file.rfilename not in files]
     return [*(CommitOperationDelete(name) for name in sorted(gone)),

@@ -20,12 +20,13 @@ from transformers import (
 )
 
 from peft_stilts.errors import CheckpointError, UsageError
-from peft_stilts.grid.base import Base, encoder_folder
-from peft_stilts.grid.given import base_of_adapter, base_of_stage, open_adapters
+from peft_stilts.grid.base import Base
+from peft_stilts.grid.given import base_of_adapter, base_of_stage, open_stack
+from peft_stilts.grid.loader import load_base
 from peft_stilts.model import stack as stacks
-from peft_stilts.model.adapter_io import load_head, read_head_config, read_identity
-from peft_stilts.model.encoder import Encoder, load_encoder
-from peft_stilts.model.quantize import dequantize, quantize
+from peft_stilts.model.adapter_io import load_head, read_head_config
+from peft_stilts.model.encoder import Encoder
+from peft_stilts.model.quantize import dequantize
 from peft_stilts.spec import typed_path
 from peft_stilts.store import RECORD, Store
 
@@ -88,33 +89,23 @@ def find(source: str | Path, base: str | Path | None = None) -> Place:
     path = typed_path(source, "SOURCE")
     if path.suffix == ".zip" or path.is_file() and zipfile.is_zipfile(path):
         raise UsageError(f"{source} is a zip; unpack it first: `python -m peft_stilts share pull {source} --out DIR`")
-    chain = open_adapters(source)
+    chain = open_stack(source)
     if chain is None:
         raise UsageError(f"{source} holds no adapters to load: give the folder of a bundle (with stack.json), the id "
                          "of one on the hub (user/name), a run's stages/KEY folder or an adapter's folder")
-    identity = read_identity(chain[0].folder)
-    if identity["parents"]:
-        raise UsageError(f"{source} stands on {len(identity['parents'])} other adapters; give its stages/KEY folder, "
-                         "or a bundle, which have them")
     heads = {task: (folder, depth) for depth, given in enumerate(chain, 1) for task, folder in given.heads.items()}
     if base is None and (path / RECORD).is_file():
-        found = base_of_stage(Store(path.resolve().parent.parent), path.resolve().name)
+        found = base_of_stage(*Store.locate(path))
     else:
         found = base_of_adapter(chain[0].folder, "auto" if base is None else str(base))
-    return Place(source, tuple(given.folder for given in chain), heads, found, "quantization" in identity["base"])
+    return Place(source, tuple(given.folder for given in chain), heads, found, chain[0].method == "qlora")
 
 
 def base_encoder(place: Place, exact: bool = False) -> Encoder:
     """The base encoder in float32, quantised where it was in training; `exact`: then dequantised again, the same
     weights as plain ones."""
-    encoder = load_encoder(encoder_folder(place.base))
-    identity = encoder.identity | {"id": place.base.id, "revision": place.base.revision}
-    model = encoder.model
-    if place.quantized:
-        quantize(model, torch.float32)
-        model = dequantize(model) if exact else model
-        identity["quantization"] = read_identity(place.adapters[0])["base"]["quantization"]
-    return dataclasses.replace(encoder, model=model, identity=identity)
+    encoder = load_base(place.base, torch.float32 if place.quantized else None)
+    return dataclasses.replace(encoder, model=dequantize(encoder.model)) if place.quantized and exact else encoder
 
 
 def assemble(place: Place, task: str | None, encoder: Encoder) \

@@ -11,9 +11,9 @@ from peft import PeftModel
 from torch import nn
 
 from peft_stilts.errors import CheckpointError, StoreError
-from peft_stilts.model.bundle import new_folder
 from peft_stilts.model.encoder import WEIGHTS
 from peft_stilts.share.load import ATTENTION, assemble, base_encoder, find
+from peft_stilts.store import new_folder
 
 LENGTHS = (1, 2, 5, 8, 16, 31, 64, 128, 256, 510)
 """Tokens of the probe sequences, as far as the encoder has positions for them."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from peft_stilts.digest import sha256_file
 from peft_stilts.errors import UsageError
-from peft_stilts.grid.base import encoder_folder, find_base
+from peft_stilts.grid.base import find_base, weights_sha256
 from peft_stilts.grid.hub import fetch_bundle, is_hub_id, split_id
-from peft_stilts.model.bundle import MANIFEST, Bundle, check_base, new_folder, read_bundle
+from peft_stilts.model.bundle import MANIFEST, Bundle, check_base, listing, read_bundle
 from peft_stilts.share.archive import unpack
+from peft_stilts.store import new_folder
 
 
 def pull(source: str, out: Path | None = None, say: Callable[[str], None] = print) -> Bundle:
@@ -30,18 +31,18 @@ def pull(source: str, out: Path | None = None, say: Callable[[str], None] = prin
         with new_folder(target) as draft:
             inside = draft / "zip"
             unpack(path, inside)
-            read_bundle(inside)
+            bundle = read_bundle(inside)
             for part in list(inside.iterdir()):
                 os.replace(part, draft / part.name)
             inside.rmdir()
-        return read_bundle(target)
+        return dataclasses.replace(bundle, folder=target)
     if path.is_dir():
         if out is None:
             raise UsageError(f"{source} is a folder already; name a new one with --out, or use it as it is")
         return copy(read_bundle(path), out)
     if not is_hub_id(source):
         raise UsageError(f"{source!r} is no zip, no folder and no hub id (user/name, or user/name@revision)")
-    bundle = read_bundle(fetch_bundle(*split_id(source), say=say))
+    bundle = fetch_bundle(*split_id(source), say=say)
     return bundle if out is None else copy(bundle, out)
 
 
@@ -62,19 +63,19 @@ def opened(source: str) -> Iterator[Bundle]:
 def verify_base(bundle: Bundle, scale: str) -> None:
     """Raises CheckpointError, both sides named, unless the encoder that `scale` names is the bundle's base."""
     base = find_base(scale)
-    sha256 = sha256_file(encoder_folder(base) / "model.safetensors")
     quantization = {"quantization": bundle.base["quantization"]} if bundle.base["quantization"] else {}
-    check_base(bundle, {"id": base.id, "revision": base.revision, "sha256": sha256} | quantization)
+    check_base(bundle, {"id": base.id, "revision": base.revision, "sha256": weights_sha256(base)} | quantization)
 
 
 def copy(bundle: Bundle, out: Path) -> Bundle:
     """A copy of a bundle, its card and pictures among it, in the new folder `out`."""
     with new_folder(out) as draft:
-        for path in [path for path in bundle.folder.rglob("*") if path.is_file()]:      # the hub's cache has links
-            target = draft / path.relative_to(bundle.folder)
+        for name, path in listing(bundle.folder).items():
+            target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    return read_bundle(out)
+        made = read_bundle(draft)
+    return dataclasses.replace(made, folder=out)
 
 
 def described(bundle: Bundle) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peft_stilts.digest import sha256_file, sha256_folder
+from peft_stilts.digest import COMMIT, sha256_file, sha256_folder
 from peft_stilts.errors import DataError, StiltsError
 from peft_stilts.languages import LANGUAGES, Language
 from peft_stilts.registry import unknown
@@ -35,7 +35,6 @@ OFF_HUB = {
 }
 """Repositories of this program's own naming that no hub has, and how their rows are had."""
 
-_FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Provider(Protocol):
@@ -174,7 +173,7 @@ class Hub:
         """The full commit (40 hexadecimal digits) of the split's repository and revision; raises DataError."""
         if split.repo in OFF_HUB:
             raise DataError(f"{split} cannot be loaded: {OFF_HUB[split.repo]}.")
-        if _FULL_COMMIT.fullmatch(split.revision):
+        if COMMIT.fullmatch(split.revision):
             return split.revision
         asked = f"{split.repo}@{split.revision}"
         if asked not in self.commits:
@@ -215,7 +214,7 @@ def _cached_copies(repo: str, config: str, commit: str) -> list[Path]:
 
 def _cached_commit(repo: str) -> str | None:
     """The commit of the newest prepared copy of any configuration of `repo`."""
-    copies = [copy for copy in _cached_copies(repo, "*", "*") if _FULL_COMMIT.fullmatch(copy.name)]
+    copies = [copy for copy in _cached_copies(repo, "*", "*") if COMMIT.fullmatch(copy.name)]
     return max(copies, key=lambda copy: copy.stat().st_mtime).name if copies else None
 
 

@@ -21,10 +21,15 @@ from workshop import make_encoder  # noqa: E402
 from peft_stilts.errors import CheckpointError, UsageError  # noqa: E402
 from peft_stilts.grid import hub as module  # noqa: E402
 from peft_stilts.grid.base import find_base  # noqa: E402
-from peft_stilts.grid.hub import Unreachable, ask_hub, fetch_bundle, is_hub_id, reach_hub, split_id, within  # noqa: E402
+from peft_stilts.grid.hub import Unreachable, ask_hub, is_hub_id, reach_hub, split_id, within  # noqa: E402
 from peft_stilts.model.bundle import read_bundle  # noqa: E402
 
 REPO, TOKEN = "someone/squad-stack", "hf_thesecretofsomeone"
+
+
+def fetch_bundle(*arguments, **options) -> Path:
+    """The folder of the bundle that was fetched."""
+    return module.fetch_bundle(*arguments, **options).folder
 
 
 @pytest.fixture(scope="module")

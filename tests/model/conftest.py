@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
 
+from peft_stilts.data.pack import make_pack
+from peft_stilts.model.adapter_io import save_encoder
+from peft_stilts.model.encoder import random_encoder
 from tests.model.bundles import METHODS, make_bundle, save_base
 
 
@@ -43,6 +46,18 @@ def features():
             "words": [np.where(rng.random(n) < 0.3, rng.integers(5, 60, n), -100) for n in lengths],
         },
     )
+
+
+@pytest.fixture
+def pack(features):
+    return make_pack(features, range(12), 1)
+
+
+@pytest.fixture
+def base(tmp_path, config, tokenizer):
+    """The folder of a random encoder."""
+    save_encoder(random_encoder(config, 3).model, tokenizer, tmp_path / "base")
+    return tmp_path / "base"
 
 
 @pytest.fixture

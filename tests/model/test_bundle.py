@@ -21,12 +21,12 @@ from peft_stilts.model.bundle import (
     MANIFEST,
     allowed_file,
     check_base,
-    new_folder,
     read_bundle,
     read_manifest,
     write_bundle,
 )
 from peft_stilts.model.stack import lora
+from peft_stilts.store import new_folder
 from tests.model.bundles import COMMIT, SHAPE, TASKS, load_base, make_bundle, make_parts, read_json, save_base, told
 
 

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from peft_stilts.data.pack import make_pack
 from peft_stilts.digest import sha256_folder
 from peft_stilts.errors import CheckpointError, UsageError
-from peft_stilts.model.adapter_io import read_adapter, read_identity, save_encoder, save_head
+from peft_stilts.model.adapter_io import read_adapter, read_identity, save_head
 from peft_stilts.model.encoder import load_encoder, random_encoder
 from peft_stilts.model.heads import new_head
 from peft_stilts.model.learner import Learner
-from peft_stilts.model.quantize import check, dequantize, is_quantized, quantize
+from peft_stilts.model.quantize import check, dequantize, quantize
 from peft_stilts.model.stack import lora
 from peft_stilts.spec import ADAPTERS, NF4, LoraSettings, TrainingSettings
 from peft_stilts.train.optim import make_optimizer
@@ -22,15 +21,8 @@ from peft_stilts.train.optim import make_optimizer
 SHAPE = LoraSettings(rank=4, alpha=8.0, dropout=0.0)
 
 
-@pytest.fixture
-def base(tmp_path, config, tokenizer):
-    save_encoder(random_encoder(config, 3).model, tokenizer, tmp_path / "base")
-    return tmp_path / "base"
-
-
-@pytest.fixture
-def pack(features):
-    return make_pack(features, range(12), 1)
+def is_quantized(encoder):
+    return any(type(parameter).__name__ == "Params4bit" for parameter in encoder.parameters())
 
 
 def encoder_for(base, method):

@@ -8,7 +8,6 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import XLMRobertaModel
 
-from peft_stilts.data.pack import make_pack
 from peft_stilts.digest import sha256_file
 from peft_stilts.errors import CheckpointError, StoreError
 from peft_stilts.model.adapter_io import load_head, save_encoder, save_head
@@ -19,17 +18,6 @@ from peft_stilts.model.stack import full, lora
 from peft_stilts.spec import LoraSettings
 
 SETTINGS = LoraSettings(rank=4, alpha=8.0, dropout=0.3)
-
-
-@pytest.fixture
-def base(tmp_path, config, tokenizer):
-    save_encoder(random_encoder(config, 3).model, tokenizer, tmp_path / "base")
-    return tmp_path / "base"
-
-
-@pytest.fixture
-def pack(features):
-    return make_pack(features, range(12), 1)
 
 
 def stir(stack, seed):

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+
+from tests.grid import conftest as grid
+
+encoder, one_thread, workshop = grid.encoder, grid.one_thread, grid.workshop
 
 
 def _module(path):
@@ -17,36 +20,14 @@ def _module(path):
     return module
 
 
-_WORKSHOP = _module(Path(__file__).parents[1] / "grid" / "workshop.py")
 _STACKS = _module(Path(__file__).with_name("stacks.py"))
 _CARDS = _module(Path(__file__).with_name("cards.py"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Results depend on the number of threads in the last bits, and small models are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def workshop():
-    """tests/grid/workshop.py."""
-    return _WORKSHOP
 
 
 @pytest.fixture(scope="session")
 def makers():
     """tests/share/stacks.py."""
     return _STACKS
-
-
-@pytest.fixture(scope="session")
-def encoder(tmp_path_factory, workshop):
-    """The folder of a random XLM-R of 2 layers."""
-    return workshop.make_encoder(tmp_path_factory.mktemp("tiny") / "an encoder")
 
 
 @dataclass

@@ -21,13 +21,17 @@ from hub_stand_in import HubStandIn, settings, use  # noqa: E402
 from peft_stilts.data.pack import make_pack  # noqa: E402
 from peft_stilts.errors import CheckpointError, UsageError  # noqa: E402
 from peft_stilts.grid import hub as reading  # noqa: E402
-from peft_stilts.grid.hub import fetch_bundle  # noqa: E402
 from peft_stilts.model.stack import lora  # noqa: E402
 from peft_stilts.share import hub as module  # noqa: E402
 from peft_stilts.share.hub import push  # noqa: E402
 
 REPO, TOKEN, OTHER = "ada/squad-stack", "hf_thesecretofada", "hf_thesecretofbob"
 SCORES = [{"target": "xquad", "language": "de", "score": 61.25}, {"target": "xquad", "language": "fi", "score": 48.5}]
+
+
+def fetch_bundle(*arguments, **options) -> Path:
+    """The folder of the bundle that was fetched."""
+    return reading.fetch_bundle(*arguments, **options).folder
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

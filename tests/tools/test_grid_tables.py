@@ -1,6 +1,6 @@
 """The tables of a grid: every number is recomputed by hand on a small frame."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -8,9 +8,8 @@ import pytest
 
 from peft_stilts.results import RESULTS, STAGES
 
-spec = importlib.util.spec_from_file_location("grid_tables", Path(__file__).parents[2] / "tools" / "grid_tables.py")
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import grid_tables as module  # noqa: E402
 
 
 def row(intermediate, target, language, seed, score, **changed):
