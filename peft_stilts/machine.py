@@ -78,6 +78,13 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def device() -> str:
+    """`cuda` where there is such a device, else `cpu`: where models are trained and scored."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def resolve_precision(asked: str, miniature: bool) -> str:
     """`auto` made definite: bf16 where the hardware computes in it, fp16 on older CUDA devices, else fp32.
 

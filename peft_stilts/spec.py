@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from peft_stilts.errors import Problems, UsageError
+from peft_stilts.paths import existing_folder, writable_folder
 from peft_stilts.registry import unknown
 
 ADAPTERS = ("lora", "rslora", "dora", "qlora")
@@ -28,6 +28,11 @@ MAPS = {"query": r"attention\.self\.query", "key": r"attention\.self\.key", "val
         "output": r"output\.dense"}
 """The six linear maps of an XLM-R layer -> where they are in it, as a regular expression."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "adamw_8bit", "adamw_paged", "adamw_paged_8bit")
+"""torch's fused AdamW; bitsandbytes' with moments of 8 bits, in memory that pages to the host's (CUDA), or both."""
+KERNELS = ("auto", "triton", "compile", "eager")
+"""What computes an encoder: this project's CUDA kernels; elementwise work compiled by torch, for CPUs; transformers'
+and PEFT's own modules."""
 POOLINGS = ("mean", "cls")
 LARGEST = 10**9
 """No setting is meant to be above this; larger ones overflow the estimates."""
@@ -131,6 +136,11 @@ class TrainingSettings:
     layer: int | None = None
     """index into hidden_states that retrieval pools, negative from the top (-1 the last); null: the usual one of the
     encoder's depth"""
+    gradient_checkpointing: bool = False
+    """memory: keep only each layer's input, and compute the rest again backward; the same numbers, a third slower"""
+    optimizer: str = "adamw"
+    """memory: `adamw`; `adamw_8bit`, approximate: moments rounded to 8 bits (arXiv 2110.02861) but for embeddings and
+    tensors below 4096 numbers; `adamw_paged` and `adamw_paged_8bit`, CUDA only: what does not fit goes to the host"""
 
     def __post_init__(self) -> None:
         with Problems() as found:
@@ -153,9 +163,18 @@ class TrainingSettings:
                 found.add(unknown("value of keep", self.keep, ("best", "last")))
             if self.pooling not in POOLINGS:
                 found.add(unknown("pooling", self.pooling, POOLINGS))
+            if self.optimizer not in OPTIMIZERS:
+                found.add(unknown("optimizer", self.optimizer, OPTIMIZERS))
             if self.max_query_length + 5 > self.max_length:
                 found.add(f"max_query_length {self.max_query_length} leaves no room for a text in max_length "
                           f"{self.max_length}; a pair needs 4 special tokens")
+
+    def told(self) -> dict[str, Any]:
+        """The fields for stage keys and tables; those of memory only where they are not the default, so that what was
+        made before there was a choice keeps its key."""
+        usual = {"gradient_checkpointing": False, "optimizer": "adamw"}
+        return {name: value for name, value in dataclasses.asdict(self).items()
+                if name not in usual or value != usual[name]}
 
 
 SETTINGS = {field.name for field in dataclasses.fields(TrainingSettings)}
@@ -163,7 +182,7 @@ LORA = {field.name for field in dataclasses.fields(LoraSettings)}
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind` (int, float, str, a union with None or a tuple of floats); text such as `1e-5` is read as
+    """`value` as `kind` (int, float, str, bool, a union with None or a tuple of floats); text such as `1e-5` is read as
     a number, since YAML calls it a string. Raises UsageError naming `where`, the value and what is expected."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and type(None) in options:
@@ -178,6 +197,9 @@ def typed(value: Any, kind: Any, where: str) -> Any:
             if len(value) != len(kinds):
                 raise ValueError
             return tuple(typed(item, of, where) for item, of in zip(value, kinds))
+        if target is bool:
+            words = {"true": True, "false": False}
+            return value if isinstance(value, bool) else words[str(value).strip().lower()]
         if isinstance(value, bool) or (target is str and not isinstance(value, str)):
             raise ValueError
         if target is int:
@@ -188,9 +210,9 @@ def typed(value: Any, kind: Any, where: str) -> Any:
         if target is float and not math.isfinite(float(value)):
             raise ValueError
         return target(value)
-    except (ValueError, TypeError, OverflowError):
-        name = {int: "a whole number", float: "a number", str: "text", tuple[str, ...]: "a list of names"}.get(
-            target, "a list of two numbers")
+    except (ValueError, TypeError, OverflowError, KeyError):
+        name = {int: "a whole number", float: "a number", str: "text", bool: "true or false",
+                tuple[str, ...]: "a list of names"}.get(target, "a list of two numbers")
         orelse = ", or null" if type(None) in options else ""
         raise UsageError(f"{where} is {value!r}; it must be {name}{orelse}") from None
 
@@ -224,6 +246,7 @@ class Request:
     seeds: tuple[int, ...] | None = None
     protocol: str | None = None
     precision: str = "auto"
+    kernels: str = "auto"
     data_root: Path | None = None
     runs: Path = Path("runs")
     limit_train: int | None = None
@@ -325,6 +348,7 @@ def parse_request(recipes: str, flags: Mapping[str, str | None], found: Problems
         "seeds": seeds,
         "protocol": lambda text: text.strip() or None,
         "precision": lambda text: (choices([text], PRECISIONS, "precision", found) or ("auto",))[0],
+        "kernels": lambda text: (choices([text], KERNELS, "value of --kernels", found) or ("auto",))[0],
         "data_root": lambda text: existing_folder(text, "data_root"),
         "runs": lambda text: writable_folder(text, "runs"),
         "limit_train": lambda text: whole(text, "limit_train"),
@@ -355,39 +379,3 @@ def parse_request(recipes: str, flags: Mapping[str, str | None], found: Problems
     if values.get("translated_languages") and values.get("translated") is None:
         found.add("--translated_languages has no effect without --translated, the folder of translated data")
     return Request(**values)
-
-
-def typed_path(text: str, what: str) -> Path:
-    """The path typed for `what`, `~` expanded; raises UsageError for an empty one and one no system call takes."""
-    if not text.strip():
-        raise UsageError(f"{what} is {text!r}; it must be a path")
-    try:
-        path = Path(text).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        told = text if len(text) <= 80 else f"{text[:80]}..."
-        raise UsageError(f"{what} {told!r} is no usable path: {getattr(error, 'strerror', None) or error}") from error
-    return path
-
-
-def existing_folder(text: str, flag: str) -> Path:
-    """The folder typed; raises UsageError when it is not there or cannot be read."""
-    folder = typed_path(text, f"--{flag}")
-    if not folder.is_dir():
-        hint = "; `python tools/mirror.py --help` shows how to make one" if flag == "data_root" else ""
-        raise UsageError(f"--{flag} {text!r} is no folder{hint}")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UsageError(f"--{flag} {text!r} cannot be read; check its permissions")
-    return folder.resolve()
-
-
-def writable_folder(text: str, flag: str) -> Path:
-    """The folder typed, which need not be there yet. Raises UsageError for a link that leads nowhere, and where the
-    nearest place that is there is a file; whether it may be written to shows only when it is."""
-    folder = typed_path(text, f"--{flag}")
-    if folder.is_symlink() and not folder.exists():
-        raise UsageError(f"--{flag} {text!r} is a link that leads nowhere; remove it or choose another")
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise UsageError(f"--{flag} {text!r}: {there} is a file, not a folder; choose another")
-    return folder

@@ -21,10 +21,11 @@ parameters; everything runs in minutes and nothing is downloaded. Its scores are
 
 def recipe(name: str, *, scale: str = "auto", method: str = "full", policy: Text = None, stack: Text = None,
            targets: Text = None, languages: Text = None, seeds: Text = None, protocol: Text = None,
-           precision: str = "auto", data_root: Text = None, runs: str = "runs", limit_train: Text = None,
-           limit_eval: Text = None, layers: Text = None, centre: bool = False, mlm_ratio: Text = None,
-           mlm_text: Text = None, mlm_languages: Text = None, mlm_temperature: Text = None, translated: Text = None,
-           translated_languages: Text = None, tasks: Text = None, plan_only: bool = False, keep: bool = False) -> None:
+           precision: str = "auto", kernels: str = "auto", data_root: Text = None, runs: str = "runs",
+           limit_train: Text = None, limit_eval: Text = None, layers: Text = None, centre: bool = False,
+           mlm_ratio: Text = None, mlm_text: Text = None, mlm_languages: Text = None, mlm_temperature: Text = None,
+           translated: Text = None, translated_languages: Text = None, tasks: Text = None, plan_only: bool = False,
+           keep: bool = False) -> None:
     """Train and score a recipe and its baseline, and show the gains. The same command resumes an interrupted run.
 
     Args:
@@ -40,6 +41,8 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", policy: Text
         seeds: whole numbers with commas between; 1,2,3 when not given, and 1 in the miniature world.
         protocol: jiant (the authors' replication) or xtreme (its scripts); the recipe's own when not given.
         precision: auto, fp32, bf16 or fp16. auto: bf16 where the hardware has it, fp16 on older CUDA, else fp32.
+        kernels: auto, triton (CUDA), compile (CPU) or eager: what computes XLM-R; the mathematics is the same. auto:
+            the fastest that works here, and eager in the miniature world.
         data_root: folder laid out like the hub's repositories, read instead of the hub (see tools/mirror.py).
         runs: folder of results and finished stages.
         limit_train: only the first N training rows.
@@ -64,10 +67,11 @@ def recipe(name: str, *, scale: str = "auto", method: str = "full", policy: Text
         request = parse_request(name, {
             "scale": scale, "methods": method, "policies": policy, "stack": stack, "targets": targets,
             "languages": languages, "seeds": seeds, "protocol": protocol, "precision": precision,
-            "data_root": data_root, "runs": runs, "limit_train": limit_train, "limit_eval": limit_eval,
-            "layers": layers, "centre": str(centre), "mlm_ratio": mlm_ratio, "mlm_text": mlm_text,
-            "mlm_languages": mlm_languages, "mlm_temperature": mlm_temperature, "translated": translated,
-            "translated_languages": translated_languages, "plan_only": str(plan_only), "keep": str(keep)}, found)
+            "kernels": kernels, "data_root": data_root, "runs": runs, "limit_train": limit_train,
+            "limit_eval": limit_eval, "layers": layers, "centre": str(centre), "mlm_ratio": mlm_ratio,
+            "mlm_text": mlm_text, "mlm_languages": mlm_languages, "mlm_temperature": mlm_temperature,
+            "translated": translated, "translated_languages": translated_languages, "plan_only": str(plan_only),
+            "keep": str(keep)}, found)
         plan = make_plan(request, found)
     _carry_out(plan, name)
 
@@ -93,7 +97,7 @@ def _carry_out(plan: Plan, name: str) -> None:
 def _own_tasks(text: Text) -> None:
     """Load the file named by --tasks, if one is."""
     if text is not None:
-        from peft_stilts.spec import typed_path
+        from peft_stilts.paths import typed_path
         from peft_stilts.tasks.user import load_tasks
 
         load_tasks(typed_path(text, "--tasks"))
@@ -116,8 +120,8 @@ def copy(name: str, path: str) -> None:
         name: the recipe to copy (see `recipes`).
         path: the new file, ending in .yaml; an existing one is not overwritten.
     """
+    from peft_stilts.paths import typed_path
     from peft_stilts.recipe import copy_recipe
-    from peft_stilts.spec import typed_path
 
     copy_recipe(name, typed_path(path, "PATH"))
     print(f"wrote {path}; edit it, then: python -m peft_stilts recipe {path}")
@@ -129,7 +133,8 @@ def results(*, runs: str = "runs") -> None:
     Args:
         runs: one or more folders of results with commas between; several are joined.
     """
-    from peft_stilts.spec import existing_folder, names
+    from peft_stilts.paths import existing_folder
+    from peft_stilts.spec import names
 
     with Problems() as found:
         folders = []
@@ -146,7 +151,7 @@ def results(*, runs: str = "runs") -> None:
 
 def evaluate(source: str, *, targets: str, scale: str = "auto", data_root: Text = None, languages: Text = None,
              out: str = "evaluation", limit_eval: Text = None, layers: Text = None, centre: bool = False,
-             tasks: Text = None, precision: str = "auto") -> None:
+             tasks: Text = None, precision: str = "auto", kernels: str = "auto") -> None:
     """Score a finished run, an encoder, an adapter or a bundle; nothing is trained.
 
     Args:
@@ -162,15 +167,18 @@ def evaluate(source: str, *, targets: str, scale: str = "auto", data_root: Text 
         centre: retrieval takes each language's mean vector away first.
         tasks: your own tasks, a Python file (see docs/own_tasks.md).
         precision: auto, fp32, bf16 or fp16.
+        kernels: auto, triton, compile or eager (see `recipe`).
     """
     from peft_stilts.grid.evaluate import evaluate_source
-    from peft_stilts.spec import parse_request, typed_path, writable_folder
+    from peft_stilts.paths import typed_path, writable_folder
+    from peft_stilts.spec import parse_request
 
     _own_tasks(tasks)
     with Problems() as found:
         request = parse_request("none", {
             "scale": scale, "targets": targets, "languages": languages, "data_root": data_root,
-            "limit_eval": limit_eval, "layers": layers, "centre": str(centre), "precision": precision}, found)
+            "limit_eval": limit_eval, "layers": layers, "centre": str(centre), "precision": precision,
+            "kernels": kernels}, found)
         with found.collect():
             folder = writable_folder(out, "out")
             if (folder / "stages").exists():
@@ -197,7 +205,8 @@ def download(name: str, *, data_root: str, targets: Text = None, languages: Text
     """
     from peft_stilts.grid.download import download as fetch
     from peft_stilts.grid.download import recipe_splits
-    from peft_stilts.spec import parse_request, writable_folder
+    from peft_stilts.paths import writable_folder
+    from peft_stilts.spec import parse_request
 
     _own_tasks(tasks)
     with Problems() as found:
@@ -218,8 +227,8 @@ def merge(source: str, *, out: str, task: Text = None, scale: Text = None) -> No
         task: whose head is written with it, where there are several.
         scale: the folder or id of the encoder under the adapters, where it is not where they name it.
     """
+    from peft_stilts.paths import typed_path, writable_folder
     from peft_stilts.share.merge import merge as fold
-    from peft_stilts.spec import typed_path, writable_folder
 
     with Problems() as found:
         with found.collect():
@@ -246,7 +255,7 @@ def score(*, predictions: str, labels: str, output: Text = None) -> None:
     import json
 
     from peft_stilts.evaluate.submission import score_folders
-    from peft_stilts.spec import existing_folder, typed_path
+    from peft_stilts.paths import existing_folder, typed_path
     from peft_stilts.store import write_atomic
 
     with Problems() as found:
@@ -277,7 +286,7 @@ def submission(*, runs: str, out: str, method: Text = None, intermediate: Text =
         stage: keys of evaluations with commas between, where the labels above do not tell two of a target apart.
     """
     from peft_stilts.grid.submit import submit
-    from peft_stilts.spec import existing_folder, writable_folder
+    from peft_stilts.paths import existing_folder, writable_folder
 
     with Problems() as found:
         with found.collect():
@@ -298,7 +307,7 @@ def doctor(*, runs: str = "runs") -> None:
         runs: the folder whose disk is looked at.
     """
     from peft_stilts.doctor import show
-    from peft_stilts.spec import typed_path
+    from peft_stilts.paths import typed_path
 
     show(typed_path(runs, "--runs"))
 
@@ -310,7 +319,7 @@ def miniature_build(*, out: str = "miniature_weights") -> None:
         out: the new folder to write.
     """
     from peft_stilts.grid.pretrain import build
-    from peft_stilts.spec import writable_folder
+    from peft_stilts.paths import writable_folder
 
     build(writable_folder(out, "out").absolute())
 
@@ -348,7 +357,8 @@ def miniature_translate(*, out: str, languages: Text = None) -> None:
 def _miniature_request(out: str, languages: Text, everything: bool) -> tuple[Path, tuple[str, ...]]:
     """The folder and the codes of a `miniature` command that writes files; `everything`: English too."""
     from peft_stilts.miniature.world import TONGUES
-    from peft_stilts.spec import choices, names, writable_folder
+    from peft_stilts.paths import writable_folder
+    from peft_stilts.spec import choices, names
 
     known = tuple(code for code in TONGUES if everything or code != "en")
     with Problems() as found:

@@ -20,9 +20,9 @@ def share_export(source: str, *, out: str, stage: Text = None, licence: str = "u
         base: the hub id of the base encoder, where the run had it from a folder.
         scale: the folder or id of the base encoder, where it is not where the run had it.
     """
+    from peft_stilts.paths import typed_path
     from peft_stilts.share.export import export
     from peft_stilts.share.pull import described
-    from peft_stilts.spec import typed_path
 
     with Problems() as found:
         with found.collect():
@@ -59,8 +59,8 @@ def share_pull(source: str, *, out: Text = None) -> None:
         out: the new folder. Without it a zip goes into a folder of its name, and a bundle of the hub into the hub's
             cache, where `recipe --stack user/name` and `evaluate user/name` find it.
     """
+    from peft_stilts.paths import typed_path
     from peft_stilts.share.pull import described, pull
-    from peft_stilts.spec import typed_path
 
     bundle = pull(source, None if out is None else typed_path(out, "--out"))
     print(described(bundle))
@@ -90,8 +90,8 @@ def share_card(source: str, *, repo: Text = None) -> None:
         repo: the id it will have on the hub, user/name, for the examples in the card.
     """
     from peft_stilts.model.bundle import read_bundle
+    from peft_stilts.paths import typed_path
     from peft_stilts.share.card import write_card
-    from peft_stilts.spec import typed_path
 
     for path in write_card(read_bundle(typed_path(source, "SOURCE")), repo):
         print(path)

@@ -1,5 +1,6 @@
 """Fixtures for every test: where the optional reference data are, and no network."""
 
+import atexit
 import os
 from pathlib import Path
 
@@ -13,6 +14,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MPLBACKEND"] = "Agg"
 # The same arithmetic on every machine: what runs on a GPU is measured by tools/bench.py, never here.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Fused kernels run in Triton's interpreter; read when Triton is imported, which torch does by itself.
+os.environ["TRITON_INTERPRET"] = "1"
+
+
+@atexit.register
+def _quiet_end():
+    """After pytest's closing lines triton 3.9 would list the objects that Python still holds at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @pytest.fixture(scope="session")

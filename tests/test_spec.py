@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peft_stilts.errors import Problems, UsageError
+from peft_stilts.paths import existing_folder, writable_folder
 from peft_stilts.spec import (
+    SETTINGS,
     LoraSettings,
     Request,
     TrainingSettings,
     build,
-    existing_folder,
     names,
     parse_request,
     typed,
     whole,
-    writable_folder,
 )
 
 
@@ -110,7 +110,8 @@ def test_the_data_folder_must_be_there(tmp_path):
 
 @pytest.mark.parametrize("value, kind, expected", [
     ("1e-5", float, 1e-5), (1, float, 1.0), ("1e5", int, 100_000), (3.0, int, 3), (None, float | None, None),
-    ("2e-4", float | None, 2e-4), (["0.9", 1e-3], tuple[float, float], (0.9, 1e-3)), ("best", str, "best")])
+    ("2e-4", float | None, 2e-4), (["0.9", 1e-3], tuple[float, float], (0.9, 1e-3)), ("best", str, "best"),
+    (True, bool, True), (False, bool, False), ("true", bool, True), ("False", bool, False)])
 def test_yaml_values_become_the_type_wanted(value, kind, expected):
     got = typed(value, kind, "lr")
     assert got == expected and type(got) is type(expected)
@@ -121,7 +122,8 @@ def test_yaml_values_become_the_type_wanted(value, kind, expected):
     ("nan", float, "a number"), (math.inf, float, "a number"), (math.inf, int, "a whole number"),
     (None, float, "a number"), ("x", int | None, "a whole number, or null"), (3, str, "text"), ([1], float, "a number"),
     ("0.9", tuple[float, float], "a list of two numbers"), ([0.9], tuple[float, float], "a list of two numbers"),
-    (0.9, tuple[float, float], "a list of two numbers"), ({"a": 1}, float, "a number")])
+    (0.9, tuple[float, float], "a list of two numbers"), ({"a": 1}, float, "a number"),
+    ("yes", bool, "true or false"), (1, bool, "true or false"), (None, bool, "true or false")])
 def test_another_type_is_refused_by_name_value_and_expectation(value, kind, told):
     with pytest.raises(UsageError) as caught:
         typed(value, kind, "squad.lr")
@@ -174,3 +176,12 @@ def test_settings_that_overflow_are_refused():
             TrainingSettings(**values)
     with pytest.raises(UsageError, match="at most 1000000000"):
         LoraSettings(rank=10**30)
+
+
+def test_settings_of_memory_are_told_only_where_they_are_not_the_default():
+    usual = TrainingSettings().told()
+    assert len(usual) == len(SETTINGS) - 2 and not {"gradient_checkpointing", "optimizer"} & usual.keys()
+    asked = TrainingSettings(gradient_checkpointing=True, optimizer="adamw_8bit").told()
+    assert asked == usual | {"gradient_checkpointing": True, "optimizer": "adamw_8bit"}
+    with pytest.raises(UsageError, match="Did you mean .adamw_8bit"):
+        TrainingSettings(optimizer="adamw_8bits")

@@ -24,7 +24,7 @@ LONGER_FUNCTIONS = {"peft_stilts/train/loop.py": 100}
 LAYERS: list[tuple[int, tuple[str, ...], str]] = [
     (0, ("errors", "version", "digest", "registry", "languages"),
      "error family; version; canonical JSON → key; named tables with did-you-mean; the language table"),
-    (1, ("machine", "store", "spec", "recipe", "results", "progress"),
+    (1, ("machine", "paths", "store", "spec", "recipe", "results", "progress"),
      "what this machine can do; the artefact store; frozen, typed values for recipe and run, unknown keys refused; "
      "the results table; progress of long work"),
     (2, ("tasks",), "what is learned and measured: the `Task` value, the tasks, their sources and their metrics"),

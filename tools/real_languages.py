@@ -42,7 +42,8 @@ from real_languages_report import (
 )
 
 from peft_stilts.errors import DataError, Problems, StiltsError
-from peft_stilts.spec import TrainingSettings, existing_folder, seeds, whole
+from peft_stilts.paths import existing_folder
+from peft_stilts.spec import TrainingSettings, seeds, whole
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from peft_stilts.digest import sha256_file, sha256_folder
 from peft_stilts.errors import Problems, UsageError
 from peft_stilts.grid.hub import hub_folder
-from peft_stilts.spec import SCALES, Request, typed_path
+from peft_stilts.paths import typed_path
+from peft_stilts.spec import SCALES, Request
 
 if TYPE_CHECKING:
     from transformers import XLMRobertaConfig

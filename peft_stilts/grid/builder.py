@@ -33,12 +33,15 @@ def mixture(recipe: Recipe) -> tuple[str, ...]:
 class StageBuilder:
     """Makes the stages of one plan; equal specifications give one key, so shared stages meet by themselves."""
 
-    def __init__(self, request: Request, base: Base, provider: Provider, precision: str):
+    def __init__(self, request: Request, base: Base, provider: Provider, precision: str, kernels: str = "eager"):
         self.request, self.base, self.provider, self.precision = request, base, provider, precision
+        self.kernels = None if kernels == "eager" else kernels      # eager stages keep the keys from before the choice
         self.miniature = base.miniature or provider.name == "miniature"
         self.data, self.cells = DataCache(provider), []
         self.shared = {"base": base.identity, "precision": precision, "numerics": NUMERICS_VERSION,
                        "versions": {name: importlib.metadata.version(name) for name in VERSIONED}}
+        if self.kernels:
+            self.shared["kernels"] = self.kernels
 
     def add(self, recipe: Recipe, below: Sequence[Recipe | Train | Given], method: str, policy: str, seed: int,
             targets: list[tuple[Task, tuple[str, ...]]]) -> None:
@@ -121,14 +124,14 @@ class StageBuilder:
                stage: Evaluate) -> dict[str, Any]:
         """The results columns of one evaluation, less recipe, protocol, intermediate and seed.
 
-        `method_config` holds what must agree for two scores to be compared: precision, limits on rows, and of a target
+        `method_config` holds what must agree for two scores to be compared: precision, kernels, row limits, of a target
         that is trained its adapter's shape, the chief `settings` and a digest of all (None: no training).
         """
-        config = {"lora": lora and lora.told(), "precision": self.precision,
+        config = {"lora": lora and lora.told(), "precision": self.precision, "kernels": self.kernels,
                   "limit_train": self.request.limit_train, "limit_eval": self.request.limit_eval}
         if settings is not None:
             config |= {"lr": settings.lr, "epochs": settings.epochs,
-                       "settings": key_of(dataclasses.asdict(settings))[:8]}
+                       "settings": key_of(settings.told())[:8]}
         return {"scale": self.base.scale, "base_model": self.base.id, "base_revision": self.base.revision,
                 "data_source": self.provider.name, "method": method,
                 "method_config": canonical_json({key: value for key, value in config.items() if value is not None}),
@@ -161,7 +164,7 @@ class StageBuilder:
         if settings.keep == "best":
             data["select"] = {task.name: list(map(self.data.identity, task.select)) for task in tasks}
         spec = {"kind": "train", "name": name, "tasks": [task.name for task in tasks], "method": method,
-                "settings": dataclasses.asdict(settings), "lora": lora and lora.told(),
+                "settings": settings.told(), "lora": lora and lora.told(),
                 "seed": seed, "parent": parent and parent.key, "limit_train": self.request.limit_train,
                 "data": data} | self.shared
         if policy != "stack":       # keys of stacks are those from before there was a choice

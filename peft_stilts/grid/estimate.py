@@ -15,6 +15,7 @@ from transformers import XLMRobertaConfig
 from peft_stilts.errors import Problems
 from peft_stilts.evaluate.predict import FORMS
 from peft_stilts.grid.base import load_tokenizer
+from peft_stilts.grid.memory import Load, adapter_parameters, encoder_parameters, runtime_memory, training_memory
 from peft_stilts.grid.stages import Evaluate, Given, Plan, Train, adapters, dev_rows, scored_rows, tag_set
 from peft_stilts.machine import available_memory
 from peft_stilts.spec import LoraSettings, TrainingSettings
@@ -26,15 +27,23 @@ if TYPE_CHECKING:
 
 SAMPLE = 1000
 """rows of a split that are tokenised for an estimate; a larger split is scaled up from them"""
-ACTIVATION_BYTES = {("cpu", "full"): (105, 80), ("cpu", "lora"): (180, 135),
-                    ("cuda", "full"): (80, 48), ("cuda", "lora"): (116, 75)}
-"""bytes kept for the backward pass per token, layer and unit of width, in fp32 and in bf16 or fp16: what
-`tools/bench.py large` measured beyond weights, gradients and moments (docs/measured.md)"""
-NF4_BYTES = 0.5 + (8 + 32 / 256) / 64 / 8
-"""bytes a weight: 4 bits, and for 64 weights a constant of 8 bits, for 256 of those one of 32 (arXiv 2305.14314)"""
 EFFICIENCY = 0.5
 """share of the measured matrix-product rate that a training step reaches (tools/bench.py)"""
+HEAPS = 1 / 3
+"""Different words grow with the tokens to this power beyond a sample (Heaps' law): an assumption for English data"""
 GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of some rows: features, tokens, whether these are `exact` or scaled up from a sample; `context`, how many tokens
+    one attends to, the mean over tokens; `words`, how many different ones (scaled by Heaps' law)."""
+
+    features: int
+    tokens: int
+    exact: bool
+    context: float
+    words: int
 
 
 @dataclass(frozen=True)
@@ -48,42 +57,6 @@ class Cost:
     memory: int
     disk: int
     seconds: float
-
-
-def encoder_parameters(config: XLMRobertaConfig) -> tuple[int, int]:
-    """Parameters of the embeddings and of all layers together (no pooler)."""
-    h, f = config.hidden_size, config.intermediate_size
-    embeddings = (config.vocab_size + config.max_position_embeddings + config.type_vocab_size + 2) * h
-    return embeddings, config.num_hidden_layers * (4 * (h * h + h) + 2 * h * f + f + h + 4 * h)
-
-
-def adapter_parameters(config: XLMRobertaConfig, lora: LoraSettings, method: str = "lora") -> int:
-    """Parameters of one adapter: A and B of every map it is on, and DoRA's magnitudes, one an output."""
-    h, f = config.hidden_size, config.intermediate_size
-    sizes = {"intermediate": (h, f), "output": (f, h)}
-    maps = [sizes.get(name, (h, h)) for name in lora.target_maps]
-    magnitudes = sum(out for _, out in maps) if method == "dora" else 0
-    return config.num_hidden_layers * (lora.rank * sum(map(sum, maps)) + magnitudes)
-
-
-def training_memory(config: XLMRobertaConfig, settings: TrainingSettings, lora: LoraSettings | None, depth: int = 1,
-                    precision: str = "fp32", method: str = "lora") -> int:
-    """Bytes at the peak of a training step: float32 weights (4-bit ones of qlora's layers), for what is trained a
-    gradient and two moments, and the activations of one pack of `tokens_per_pack` tokens. `depth`: adapters in the
-    stack."""
-    embeddings, layers = encoder_parameters(config)
-    adapter = adapter_parameters(config, lora, method) if lora else 0
-    trained = adapter if lora else embeddings + layers
-    base = 4 * embeddings + (NF4_BYTES if method == "qlora" else 4) * layers
-    units = settings.tokens_per_pack * config.num_hidden_layers * config.hidden_size
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    activations = units * ACTIVATION_BYTES[device, "lora" if lora else "full"][precision != "fp32"]
-    return int(base + 4 * depth * adapter + 12 * trained + activations) + runtime_memory()
-
-
-def runtime_memory() -> int:
-    """Bytes that Python and the libraries hold already where the model will be; none of a CUDA device's."""
-    return 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
 
 
 def artefact_bytes(config: XLMRobertaConfig, lora: LoraSettings | None, method: str = "lora") -> int:
@@ -135,7 +108,7 @@ class Estimator:
             lora = None if method == "full" else stage.lora or LoraSettings()
             features, tokens, exact = self.training(stage)
             memory = training_memory(self.config, stage.settings, lora, len(adapters(stage)), self.plan.precision,
-                                     method)
+                                     method, self.plan.kernels, self.load(stage))
             seconds = training_seconds(self.config, tokens * stage.settings.epochs, lora, stage.settings,
                                        self.plan.precision)
             return Cost(features, tokens, exact, memory, artefact_bytes(self.config, lora, method), seconds)
@@ -149,14 +122,32 @@ class Estimator:
 
     def training(self, stage: Train) -> tuple[int, int, bool]:
         """Features and tokens of one pass over a training's rows; masked words make it longer by their share."""
-        counts = []
+        counts = self.training_rows(stage)
+        more = 1 / (1 - stage.masked.ratio) if stage.masked else 1
+        features, tokens = (round(more * sum(count)) for count in zip(*((one.features, one.tokens) for one in counts)))
+        return features, tokens, stage.masked is None and all(one.exact for one in counts)
+
+    def training_rows(self, stage: Train) -> list[Counted]:
+        """What was counted of the rows of each task of a training."""
+        found = []
         for task in stage.tasks:
             rows = self.plan.data.joined(task, stage.splits[task.name], stage.limit)
-            counts.append(self.count(("train", task.name, stage.splits[task.name], stage.limit), task, stage, rows,
-                                     tag_set(task, rows)))
-        more = 1 / (1 - stage.masked.ratio) if stage.masked else 1
-        features, tokens = (round(more * sum(count[place] for count in counts)) for place in (0, 1))
-        return features, tokens, stage.masked is None and all(count[2] for count in counts)
+            found.append(self.count(("train", task.name, stage.splits[task.name], stage.limit), task, stage, rows,
+                                    tag_set(task, rows)))
+        return found
+
+    def load(self, stage: Train) -> Load:
+        """What a training's fullest step puts into memory, three standard deviations above a usual one. With masked
+        words all word embeddings are trained."""
+        counts, settings = self.training_rows(stage), stage.settings
+        steps = []
+        for one in counts:
+            mean, many = one.tokens / max(1, one.features), settings.features_per_step
+            spread = max(0.0, mean * (one.context - mean)) ** 0.5
+            steps.append(many * mean + 3 * many**0.5 * spread)
+        fullest, room = max(steps), settings.tokens_per_pack
+        words = None if stage.masked else sum(one.words for one in counts)
+        return Load(round(min(room, fullest)), max(one.context for one in counts), fullest / room, words)
 
     def scoring(self, stage: Evaluate, code: str) -> tuple[int, int, bool]:
         """Features and tokens of a target in one language, those of mining's development pool included."""
@@ -165,19 +156,23 @@ class Estimator:
             if rows is not None:
                 found.append(self.count((name, stage.task.name, code, stage.limit), stage.task, stage, rows,
                                         stage.task.labels))
-        return sum(count[0] for count in found), sum(count[1] for count in found), all(count[2] for count in found)
+        return (sum(one.features for one in found), sum(one.tokens for one in found),
+                all(one.exact for one in found))
 
-    def count(self, name: tuple, task: Task, stage: Train | Given | Evaluate, rows: Dataset, labels: tuple[str, ...]) \
-            -> tuple[int, int, bool]:
-        """Features and tokens of rows as this stage reads them, and whether they were counted or scaled up."""
+    def count(self, name: tuple, task: Task, stage: Train | Given | Evaluate, rows: Dataset,
+              labels: tuple[str, ...]) -> Counted:
+        """What rows come to as this stage reads them."""
         settings = stage.settings
         key = (name, settings.max_length, settings.doc_stride, settings.max_query_length)
         if key not in self._counted:
             size = len(rows)
             chosen = np.linspace(0, size - 1, min(size, SAMPLE)).astype(int)
-            lengths = FORMS[task.form].encode(rows.select(chosen), self.tokenizer, settings, labels).lengths
-            scale = size / len(chosen)
-            self._counted[key] = (round(len(lengths) * scale), round(lengths.sum() * scale), scale == 1)
+            made = FORMS[task.form].encode(rows.select(chosen), self.tokenizer, settings, labels)
+            lengths, scale = made.lengths.astype(np.float64), size / len(chosen)
+            words = len(np.unique(np.concatenate(made.input_ids))) if len(lengths) else 0
+            self._counted[key] = Counted(round(len(lengths) * scale), round(lengths.sum() * scale), scale == 1,
+                                         float((lengths**2).sum() / max(1.0, lengths.sum())),
+                                         round(words * scale**HEAPS))
         return self._counted[key]
 
 
@@ -211,12 +206,16 @@ def _what_fits(plan: Plan, stage: Train | Given | Evaluate, free: int) -> str:
         return "A smaller --scale would fit."
     config, settings, fitting = plan.base.config, stage.settings, []
     needed = functools.partial(training_memory, depth=len(adapters(stage)), precision=plan.precision,
-                               method=stage.method)
+                               method=stage.method, kernels=plan.kernels)
     for tokens in (2048, 1024, settings.max_length):
         smaller = type(settings)(**{**vars(settings), "tokens_per_pack": tokens})
         if tokens < settings.tokens_per_pack and needed(config, smaller, stage.lora) <= free:
             fitting.append(f"tokens_per_pack: {tokens} in a copied recipe")
             break
+    if not settings.gradient_checkpointing:
+        smaller = type(settings)(**{**vars(settings), "gradient_checkpointing": True})
+        if needed(config, smaller, stage.lora) <= free:
+            fitting.append("gradient_checkpointing: true in a copied recipe")
     for method in ("lora", "qlora") if stage.lora is None else ():
         if needed(config, settings, LoraSettings(), method=method) <= free:
             fitting.append(f"--method {method}")

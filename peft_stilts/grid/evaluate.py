@@ -19,8 +19,10 @@ from peft_stilts.grid.plan import choose_provider, languages_of
 from peft_stilts.grid.run import Runner, write_rows
 from peft_stilts.grid.show import draw_layers
 from peft_stilts.grid.stages import ROWS, Cell, Evaluate, Given, Plan, Train, dev_rows, scored_rows
-from peft_stilts.machine import resolve_precision
-from peft_stilts.spec import Request, TrainingSettings, choices, typed_path
+from peft_stilts.kernels import choose
+from peft_stilts.machine import device, resolve_precision
+from peft_stilts.paths import typed_path
+from peft_stilts.spec import Request, TrainingSettings, choices
 from peft_stilts.store import RECORD, Store
 from peft_stilts.tasks import TASKS
 from peft_stilts.tasks.base import Task
@@ -98,10 +100,13 @@ def open_source(source: str, scale: str = "auto") -> Source:
 
 def _plan(source: Source, request: Request, found: Problems) -> Plan:
     provider = choose_provider(request, source.base.miniature)
-    precision = "fp32"
+    precision, kernels = "fp32", "eager"
     with found.collect():
         precision = resolve_precision(request.precision, source.base.miniature)
-    builder = StageBuilder(dataclasses.replace(request, runs=source.runs), source.base, provider, precision)
+    with found.collect():
+        kernels = choose.resolve(request.kernels, source.base.miniature, device())
+    builder = StageBuilder(dataclasses.replace(request, runs=source.runs), source.base, provider, precision,
+                           kernels)
     cells: list[Cell] = []
     for name in choices(request.targets or (), [name for name in TASKS if TASKS[name].is_target], "target task", found):
         task = TASKS[name]
@@ -116,7 +121,7 @@ def _plan(source: Source, request: Request, found: Problems) -> Plan:
                     for stage in builder.evaluations(task, languages, settings, model, method):
                         cells += [Cell(stage, _labels(source, builder, model, task, stage, like)) for like in alike
                                   if like is None or like.method == method]
-    plan = Plan(builder.request, source.base, provider, precision, cells, builder.data)
+    plan = Plan(builder.request, source.base, provider, precision, cells, builder.data, kernels=kernels)
     for cell in cells:
         for code in cell.stage.languages:
             with found.collect():
@@ -153,7 +158,7 @@ def _labels(source: Source, builder: StageBuilder, model: Train | Given | None, 
     labels = builder.labels(method, policy, trained and trained.settings, trained and trained.lora, stage)
     config = json.loads(labels["method_config"])
     if like:                    # how it was trained, whatever the flags of this command are
-        config |= {"precision": like.spec["precision"], "limit_train": like.limit}
+        config |= {"precision": like.spec["precision"], "kernels": like.spec.get("kernels"), "limit_train": like.limit}
     config = canonical_json({key: value for key, value in config.items() if value is not None})
     return labels | {"recipe": _told_recipe(model), "protocol": "",
                      "intermediate_variant": model.variant if model else "",

@@ -14,8 +14,9 @@ from peft_stilts.grid.hub import fetch_bundle, is_hub_id, split_id
 from peft_stilts.grid.stages import ADAPTER, HEADS, Given, Train, adapters, lineage
 from peft_stilts.model.adapter_io import ADAPTER_CONFIG, read_adapter, read_head_config, read_identity
 from peft_stilts.model.bundle import MANIFEST, Bundle, read_bundle
+from peft_stilts.paths import typed_path
 from peft_stilts.recipe import Recipe, read_recipe, recipe_names
-from peft_stilts.spec import SETTINGS, LoraSettings, Request, TrainingSettings, build, typed_path
+from peft_stilts.spec import SETTINGS, LoraSettings, Request, TrainingSettings, build
 from peft_stilts.store import RECORD, Store
 from peft_stilts.tasks import TASKS
 

@@ -10,6 +10,7 @@ from peft_stilts.evaluate.predict import FORMS
 from peft_stilts.grid.base import Base, encoder_folder
 from peft_stilts.grid.given import stage_files
 from peft_stilts.grid.stages import ENCODER, Given, Plan, Train, adapters
+from peft_stilts.kernels.choose import fuse
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import load_head
 from peft_stilts.model.encoder import Encoder, load_encoder
@@ -43,8 +44,8 @@ class Loader:
         key = stage.key if stage else f"base {quantized}"
         if self._loaded is None or self._loaded[0] != key:
             self.unload()
-            found = self._load(stage) if stage else (stacks.lora(self.base_encoder(quantized), [], None), {})
-            self._loaded = (key, *found)
+            stack, heads = self._load(stage) if stage else (stacks.lora(self.base_encoder(quantized), [], None), {})
+            self._loaded = key, self._fused(stack), heads
         return self._loaded[1:]
 
     def unload(self, stack: Stack | None = None) -> None:
@@ -63,10 +64,16 @@ class Loader:
         self.unload()
         parent = stage.parent
         if stage.method == "full":
-            return stacks.full(load_encoder(self.store.open(parent.key) / ENCODER) if parent else self.base_encoder())
+            encoder = load_encoder(self.store.open(parent.key) / ENCODER) if parent else self.base_encoder()
+            return self._fused(stacks.full(encoder))
         below = [stage_files(self.store, one)[0] for one in adapters(parent)]
-        return stacks.lora(self.base_encoder(stage.method == "qlora"), below, stage.lora, stage.name, stage.seed,
-                           stage.method, stage.policy)
+        return self._fused(stacks.lora(self.base_encoder(stage.method == "qlora"), below, stage.lora, stage.name,
+                                       stage.seed, stage.method, stage.policy))
+
+    def _fused(self, stack: Stack) -> Stack:
+        """The stack, from now on computed by the kernels of the plan."""
+        fuse(stack, self.plan.kernels)
+        return stack
 
     def _load(self, stage: Train | Given) -> tuple[Stack, dict[str, Head]]:
         """The finished model of a training stage and its heads, files checked, nothing trainable."""

@@ -12,7 +12,8 @@ from peft_stilts.grid.base import find_base, resolve_scale
 from peft_stilts.grid.builder import StageBuilder, mixture
 from peft_stilts.grid.given import resolve_stack
 from peft_stilts.grid.stages import Evaluate, Given, Plan, Train, dev_rows, scored_rows
-from peft_stilts.machine import resolve_precision
+from peft_stilts.kernels import choose
+from peft_stilts.machine import device, resolve_precision
 from peft_stilts.miniature.provider import MiniatureWorld
 from peft_stilts.recipe import Recipe, read_recipe
 from peft_stilts.registry import unknown
@@ -45,18 +46,20 @@ def make_plan(request: Request, found: Problems, provider: Provider | None = Non
     for name in request.recipes:
         with found.collect():
             recipes.append(read_recipe(name, request.protocol))
-    base, precision = None, "fp32"
+    base, precision, kernels = None, "fp32", "eager"
     with found.collect():
         base = find_base(resolve_scale(request.scale), recorded.commits(request.runs))
     with found.collect():
         small = base is not None and base.miniature or provider is not None and provider.name == "miniature"
         precision = resolve_precision(request.precision, small)
+    with found.collect():
+        kernels = choose.resolve(request.kernels, small, device())
     provider = provider or choose_provider(request, base is not None and base.miniature)
     notes: list[str] = []
     tasks = _check_names(request, recipes, provider, found, notes)
     if base is None or found.messages:
         return None
-    builder = StageBuilder(request, base, provider, precision)
+    builder = StageBuilder(request, base, provider, precision, kernels)
     below = {}
     for recipe in recipes:
         with found.collect():
@@ -68,7 +71,7 @@ def make_plan(request: Request, found: Problems, provider: Provider | None = Non
                 for recipe in recipes if not found.messages else ():
                     with found.collect():
                         builder.add(recipe, below[recipe.name], method, policy, seed, tasks[recipe.name])
-    plan = Plan(request, base, provider, precision, builder.cells, builder.data, notes)
+    plan = Plan(request, base, provider, precision, builder.cells, builder.data, notes, kernels)
     _check_data(plan, found)
     return None if found.messages else plan
 

@@ -35,7 +35,8 @@ from peft_stilts.grid.stages import (
     scored_rows,
     tag_set,
 )
-from peft_stilts.machine import peak_memory, reset_peak_memory
+from peft_stilts.kernels.choose import fuse
+from peft_stilts.machine import device, peak_memory, reset_peak_memory
 from peft_stilts.model.adapter_io import load_masked_head, save_encoder, save_head
 from peft_stilts.model.heads import Head, new_head
 from peft_stilts.model.learner import Learner
@@ -97,7 +98,7 @@ class Runner:
 
     def __init__(self, plan: Plan):
         self.plan, self.store = plan, Store(plan.request.runs)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device()
         self._tokenizer: Any = None
         self.loader = Loader(plan, self.store, self.device)
 
@@ -214,6 +215,7 @@ class Runner:
             mixing = dataclasses.replace(mixing, extra=MLM, extra_ratio=stage.masked.ratio)
             features[MLM] = self.masked(stage, features, heads, mixing)
             heads[MLM] = load_masked_head(encoder_folder(self.plan.base), stack.encoder)
+            fuse(heads[MLM], self.plan.kernels)
         say = functools.partial(print, f"{place} ", flush=True)
         say(f"{sum(map(len, features.values())):,} features, {stack.describe()}")
         total = round(settings.epochs * sum(part.lengths.sum() for name, part in features.items() if name != MLM))

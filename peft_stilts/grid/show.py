@@ -42,7 +42,7 @@ def heading(plan: Plan) -> str:
     """Which model, data and precision, in one line."""
     kind = " (miniature world: not XLM-R)" if plan.base.miniature else ""
     return (f"scale {plan.base.scale}{kind}: {plan.base.id} at {plan.base.revision[:12]}, data: {plan.provider.name}, "
-            f"precision {plan.precision}")
+            f"precision {plan.precision}, kernels {plan.kernels}")
 
 
 def begin(plan: Plan) -> None:

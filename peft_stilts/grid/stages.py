@@ -173,7 +173,8 @@ class Cell:
 class Plan:
     """What a request comes to: its cells in the order they will be made, and all that their stages share.
 
-    `notes`: what a person must know before and after the run (a target that was left out, and why).
+    `notes`: what a person must know before and after the run (a target that was left out, and why). `kernels`: what
+    computes the encoder (kernels/choose.py).
     """
 
     request: Request
@@ -183,6 +184,7 @@ class Plan:
     cells: list[Cell]
     data: DataCache
     notes: list[str] = field(default_factory=list)
+    kernels: str = "eager"
 
     @cached_property
     def stages(self) -> dict[str, Train | Given | Evaluate]:

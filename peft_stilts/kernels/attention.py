@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from peft_stilts.kernels.dropout import draw_seed
 from peft_stilts.kernels.padding import pad, unpad
 
 PACKED = "stilts_packed"  # the value of `attn_implementation`
@@ -66,14 +69,37 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function. With `cu_seqlens`, the one row is a pack; without, a usual padded batch.
 
-    Returns ((batch, tokens, heads, d), None).
+    A pack's attention is that of the kernels which `choose.fuse` gave the module, or torch's own. Returns ((batch,
+    tokens, heads, d), None).
     """
     if cu_seqlens is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if (ops := getattr(module, "ops", None)) is not None:
+        parts = (x[0].transpose(0, 1) for x in (query, key, value))
+        seed = draw_seed() if dropout else 0
+        return ops.packed_attention(*parts, cu_seqlens, max_seqlen, scaling, dropout, seed)[None], None
     if query.device.type == "cpu":
         return sequence_loop(query, key, value, cu_seqlens, dropout, scaling), None
     return padded_batch(query, key, value, cu_seqlens, max_seqlen, dropout, scaling), None
+
+
+def flash_or(own: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Packed attention of a CUDA device: torch's FlashAttention where it serves (16 bits, no dropout, head widths that
+    it takes), else `own`, which has the same arguments: reference.packed_attention's, in (T, heads, d).
+
+    The package flash-attn has dropout too, but a result must not depend on whether it happens to be installed.
+    """
+
+    def packed(query, key, value, cu_seqlens, max_seqlen, scaling, p, seed):
+        served = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0 and len(query)
+        if p or not served or query.device.type != "cuda":
+            return own(query, key, value, cu_seqlens, max_seqlen, scaling, p, seed)
+        from torch.nn.attention.varlen import varlen_attn  # there since torch 2.10
+
+        return varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scaling)
+
+    return packed
 
 
 AttentionInterface.register(PACKED, attention)

@@ -6,7 +6,7 @@ import copy
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, gelu
 from transformers import XLMRobertaConfig
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaClassificationHead, XLMRobertaLMHead
 
@@ -144,6 +144,7 @@ class MaskedLanguageHead(Head):
     """
 
     form = "mlm"
+    ops = None  # kernels that kernels/choose.py may put in
 
     def __init__(self, config: XLMRobertaConfig, num_labels: int | None = None):
         super().__init__(config, config.vocab_size)
@@ -162,7 +163,11 @@ class MaskedLanguageHead(Head):
     def loss(self, states: torch.Tensor, pack: Pack) -> torch.Tensor:
         """As the base's, with logits made for the counted tokens only (the vocabulary is the widest matrix)."""
         counted = pack.labels["words"] != IGNORED
-        return summed(self.lm_head(states[counted]), pack.labels["words"][counted])
+        states, words, head = states[counted], pack.labels["words"][counted], self.lm_head
+        if self.ops is None or self.ops.linear_cross_entropy is None:
+            return summed(head(states), words)
+        states = head.layer_norm(gelu(head.dense(states)))
+        return self.ops.linear_cross_entropy(states, head.decoder.weight, head.decoder.bias, words)
 
     def count(self, pack: Pack) -> int:
         return int((pack.labels["words"] != IGNORED).sum())

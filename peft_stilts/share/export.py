@@ -26,9 +26,9 @@ from peft_stilts.grid.hub import is_hub_id
 from peft_stilts.grid.stages import Given, Train, adapters
 from peft_stilts.model.adapter_io import read_identity
 from peft_stilts.model.bundle import MANIFEST, SHAPE, Bundle, write_bundle
+from peft_stilts.paths import typed_path
 from peft_stilts.share.archive import pack
 from peft_stilts.share.card import check_licence, write_card
-from peft_stilts.spec import typed_path
 from peft_stilts.store import RECORD, Store
 
 

@@ -27,7 +27,7 @@ from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import load_head, read_head_config
 from peft_stilts.model.encoder import Encoder
 from peft_stilts.model.quantize import dequantize
-from peft_stilts.spec import typed_path
+from peft_stilts.paths import typed_path
 from peft_stilts.store import RECORD, Store
 
 STOCK = {"span": (XLMRobertaForQuestionAnswering, "qa_outputs"),

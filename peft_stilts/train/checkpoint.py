@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from peft_stilts.digest import canonical_json, key_of, sha256_file
 from peft_stilts.errors import TrainingError
 from peft_stilts.model.learner import Learner
+from peft_stilts.model.vocabulary import whole_weights
 from peft_stilts.store import sync
 
 SHORTEST_SECONDS = 5.0
@@ -87,8 +88,10 @@ class Checkpoints:
             try:
                 shutil.rmtree(scratch, ignore_errors=True)
                 scratch.mkdir()
-                _save_tensors(self._tensors(), scratch / "tensors.safetensors")
+                tensors, numbers = self._parts()
+                _save_tensors(tensors, scratch / "tensors.safetensors")
                 record = {"purpose": self.purpose, "state": asdict(state), "scaler": self._scaler_state()}
+                record |= {"numbers": numbers} if numbers else {}
                 record["tensors_sha256"] = sha256_file(scratch / "tensors.safetensors")
                 record = {"record": record, "sha256": key_of(record)}
                 (scratch / "state.json").write_text(canonical_json(record), "utf-8")
@@ -108,28 +111,30 @@ class Checkpoints:
         """Load the newest sound checkpoint into learner and optimizer; returns its state, `state` if there is none."""
         for folder in sorted(self.folder.glob("checkpoint-*"), reverse=True):
             try:
-                found, tensors, scaler = self._read(folder)
+                found, parts, scaler = self._read(folder)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 self.say(f"{folder} is not used: {error}")
                 continue
-            self._load(tensors, scaler)
+            self._load(parts, scaler)
             self.latest = found.step
             self.say(f"resumed after step {found.step}, from {folder}")
             return found
         return state
 
     def save_best(self, step: int) -> str:
-        """Write the trainable weights as the best so far, of step `step`; returns the file's SHA-256."""
+        """Write the trainable weights as the best so far, of step `step`, word embeddings whole; returns the file's
+        SHA-256."""
         path = self.best_file(step)
         try:
-            _save_tensors(_plain(self.learner.trainable()), path)
+            _save_tensors(_plain(whole_weights(self.learner)), path)
         except OSError as error:
             raise TrainingError(f"the best weights {path} cannot be written: {error}") from error
         return sha256_file(path)
 
     @torch.no_grad()
     def load_best(self, state: State) -> None:
-        """Put the best weights back into the learner; TrainingError when their file is not what was written."""
+        """Put the best weights back into the learner, which has its word embeddings whole; TrainingError when their
+        file is not what was written."""
         path = self.best_file(state.best_step)
         if not path.is_file() or sha256_file(path) != state.best_sha256:
             raise TrainingError(f"the best weights {path} are gone or damaged; remove {self.folder} and train again.")
@@ -146,18 +151,19 @@ class Checkpoints:
             "no checkpoint yet" if self.latest is None else f"last good checkpoint: step {self.latest} in {self.folder}"
         )
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {}
+    def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, int | float]]:
+        """Weights, and what the optimizer keeps of each by its own names: tensors, and plain numbers."""
+        tensors, numbers = {}, {}
         for name, parameter in self.learner.trainable().items():
             tensors[f"weight/{name}"] = parameter
-            for moment, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{moment}/{name}"] = value
-        return _plain(tensors)
+            for kind, value in self.optimizer.state.get(parameter, {}).items():
+                (tensors if isinstance(value, torch.Tensor) else numbers)[f"{kind}/{name}"] = value
+        return _plain(tensors), numbers
 
     def _scaler_state(self) -> dict[str, Any] | None:
         return self.scaler.state_dict() if self.scaler is not None else None
 
-    def _read(self, folder: Path) -> tuple[State, dict[str, torch.Tensor], dict | None]:
+    def _read(self, folder: Path) -> tuple[State, dict[str, Any], dict | None]:
         """A checkpoint's parts; raises ValueError, KeyError, TypeError or OSError when it is unsound."""
         whole = json.loads((folder / "state.json").read_text("utf-8"))
         record = whole["record"]
@@ -170,18 +176,27 @@ class Checkpoints:
         state = State(**record["state"])
         if state.best_step is not None and sha256_file(self.best_file(state.best_step)) != state.best_sha256:
             raise ValueError(f"{self.best_file(state.best_step)} is damaged")
-        return state, load_file(folder / "tensors.safetensors"), record["scaler"]
+        return state, load_file(folder / "tensors.safetensors") | record.get("numbers", {}), record["scaler"]
 
     @torch.no_grad()
-    def _load(self, tensors: dict[str, torch.Tensor], scaler: dict | None) -> None:
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        numbers = {id(p): i for i, p in enumerate(p for group in self.optimizer.param_groups for p in group["params"])}
-        for name, parameter in self.learner.trainable().items():
-            parameter.copy_(tensors[f"weight/{name}"])
-            found = {kind: tensors.get(f"{kind}/{name}") for kind in ("step", "exp_avg", "exp_avg_sq")}
-            if found["step"] is not None:
-                moments[numbers[id(parameter)]] = found
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+    def _load(self, parts: dict[str, Any], scaler: dict | None) -> None:
+        states: dict[str, dict[str, Any]] = {}
+        for kind, _, name in (path.partition("/") for path in parts):
+            states.setdefault(name, {})[kind] = parts[f"{kind}/{name}"]
+        names = {id(parameter): name for name, parameter in self.learner.trainable().items()}
+        kept: dict[int, dict[str, Any]] = {}
+        groups = self.optimizer.param_groups
+        places = [(g, i, p) for g, group in enumerate(groups) for i, p in enumerate(group["params"])]
+        for number, (group, place, parameter) in enumerate(places):
+            state = states[names[id(parameter)]]
+            parameter.copy_(state.pop("weight"))
+            if state and hasattr(self.optimizer, "init_state"):  # bitsandbytes: into its buffers, which may be paged
+                self.optimizer.init_state(groups[group], parameter, group, place)
+                _fill(self.optimizer.state[parameter], state)
+            elif state:
+                kept[number] = state
+        if kept:
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
         if scaler is not None:
             self.scaler.load_state_dict(scaler)
 
@@ -194,8 +209,24 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
 
+def _fill(state: dict[str, Any], values: dict[str, Any]) -> None:
+    """Put `values` into the tensors and numbers of `state`; KeyError for one that is not there."""
+    for kind, value in values.items():
+        if isinstance(state[kind], torch.Tensor):
+            state[kind].copy_(value)
+        else:
+            state[kind] = value
+
+
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    """The tensors on the CPU, each with memory of its own (bitsandbytes' qmaps share theirs; safetensors refuses)."""
+    plain: dict[str, torch.Tensor] = {}
+    known = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        plain[name] = value.clone() if value.data_ptr() in known else value
+        known.add(value.data_ptr())
+    return plain
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

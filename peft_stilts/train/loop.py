@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch.utils.checkpoint import checkpoint
 
 from peft_stilts.data.pack import Packable, make_pack, plan_packs
 from peft_stilts.data.sample import PROPORTIONAL, Mixing, Schedule
@@ -18,14 +20,17 @@ from peft_stilts.digest import derived_seed
 from peft_stilts.errors import TrainingError
 from peft_stilts.machine import peak_memory, reset_peak_memory
 from peft_stilts.model.learner import Learner
+from peft_stilts.model.vocabulary import Vocabulary
 from peft_stilts.spec import TrainingSettings
 from peft_stilts.train.checkpoint import Checkpoints, State
-from peft_stilts.train.optim import free_memory, is_out_of_memory, make_optimizer, rate
+from peft_stilts.train.optim import clip, decay_, free_memory, is_out_of_memory, make_optimizer, rate
 
 MOST_SKIPS = 30
 """fp16 steps in a row that the gradient scaler may skip; from its first scale, 2^16, 16 halvings reach 1."""
 SHORTEST_JUDGED = 50
 """Trainings of fewer steps are not judged by whether their loss fell."""
+TOLD = ("features", "tokens", "seconds", "token_budget", "best_score", "best_step")
+"""What a training's record takes from its state as it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +80,17 @@ def train(
     group = {task: head.group for task, head in learner.heads.items()}
     counts = {task: len(sizes) // group[task] for task, sizes in lengths.items()}
     order = Schedule(counts, settings.features_per_step, settings.epochs, seed, mixing)
+    learner.to(accelerator.device)
+    everything = (ids for part in features.values() for ids in part.input_ids)
+    words = Vocabulary(learner, everything, functools.partial(decay_, settings=settings), precision != "fp16", say)
     optimizer = make_optimizer(learner, settings)
     learner, optimizer = accelerator.prepare(learner, optimizer)
-    purpose = [dataclasses.asdict(settings), dataclasses.asdict(mixing), seed, precision, lengths]
+    _checkpoint_layers(learner, settings.gradient_checkpointing)
+    purpose = [settings.told(), dataclasses.asdict(mixing), seed, precision, lengths]
     checkpoints = Checkpoints(folder, purpose, learner, optimizer.optimizer, accelerator, say)
     state = checkpoints.restore(State(token_budget=settings.tokens_per_pack))
+    for step in range(state.step):
+        words.stepped(settings.lr * rate(step, order.total, settings))
     parameters = list(learner.trainable().values())
     looks = (settings.select_every_steps or order.steps_per_epoch) if select and settings.keep == "best" else 0
     before = time.monotonic() - state.seconds
@@ -101,7 +112,8 @@ def train(
             learner.train()
             task, items = order.at(state.step)
             loss = _gradients(accelerator, learner, task, features[task], lengths[task], items, state, seed, say)
-            norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+            seen = (features[task].input_ids[i * group[task] + j] for i in items for j in range(group[task]))
+            norm = clip(accelerator, parameters, settings.max_grad_norm, words, seen)
             loss, norm = torch.stack([loss, norm.to(loss)]).tolist()  # the step's one wait for the device
             factor = rate(state.step, order.total, settings)
             _judge(loss, norm, state, accelerator, f"step {state.step + 1} of {order.total}, learning rate "
@@ -110,6 +122,7 @@ def train(
             for options in optimizer.param_groups:
                 options["lr"] = options["peak"] * factor
             _update(optimizer)
+            words.stepped(settings.lr * factor)
             state.step += 1
             state.features += len(items) * group[task]
             state.tokens += sum(lengths[task][i * group[task] + j] for i in items for j in range(group[task]))
@@ -122,29 +135,34 @@ def train(
         raise
     usual = max((task for task in counts if task != mixing.extra), key=order.steps_of)
     losses = [loss for step, loss in enumerate(state.losses) if loss is not None and order.task(step) == usual]
-    first, last = _ends(losses or [math.nan])
-    if len(losses) >= SHORTEST_JUDGED and not last < first:
-        raise TrainingError(
-            f"training collapsed: the loss was {first:.4g} over the first tenth of {state.step} steps and {last:.4g} "
-            f"over the last ({checkpoints.last_good()}). Try a learning rate below {settings.lr:g}, or another seed."
-        )
+    first, last = _ends(losses, state, settings, checkpoints)
+    words.restore()
     if state.best_step is not None:
         checkpoints.load_best(state)
+    _checkpoint_layers(learner, False)
     learner = accelerator.unwrap_model(learner, keep_fp32_wrapper=False).eval()
     learner.__dict__.pop("forward", None)  # accelerate leaves a bound method there, which would keep the learner alive
+    kept = {name: getattr(state, name) for name in TOLD}
     return TrainingRecord(
+        **kept,
         steps=state.step,
-        features=state.features,
-        tokens=state.tokens,
-        seconds=state.seconds,
         peak_memory_bytes=peak_memory(),
-        token_budget=state.token_budget,
-        best_score=state.best_score,
-        best_step=state.best_step,
         first_loss=first,
         last_loss=last,
-        trainable_parameters=sum(parameter.numel() for parameter in parameters),
+        trainable_parameters=sum(parameter.numel() for parameter in learner.trainable().values()),
     )
+
+
+def _checkpoint_layers(learner: Learner, on: bool) -> None:
+    """Have the encoder's layers keep nothing but their input for the backward pass and compute the rest again, random
+    numbers included; or not.
+
+    What transformers' gradient_checkpointing_enable sets, which besides makes the embeddings' output require a gradient
+    for good and is called otherwise in later versions.
+    """
+    for layer in learner.stack.encoder.encoder.layer:
+        layer.gradient_checkpointing = on
+        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
 
 
 def _gradients(
@@ -224,10 +242,20 @@ def _judge(loss: float, norm: float, state: State, accelerator: Accelerator, whe
         )
 
 
-def _ends(losses: list[float]) -> tuple[float, float]:
-    """Means over the first and the last tenth of the losses (at least one step)."""
-    tenth = max(1, len(losses) // 10)
-    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+def _ends(
+    losses: list[float], state: State, settings: TrainingSettings, checkpoints: Checkpoints
+) -> tuple[float, float]:
+    """Means over the first and the last tenth of the losses (at least one step). TrainingError where they are of
+    SHORTEST_JUDGED steps or more and did not fall."""
+    known = losses or [math.nan]
+    tenth = max(1, len(known) // 10)
+    first, last = sum(known[:tenth]) / tenth, sum(known[-tenth:]) / tenth
+    if len(losses) >= SHORTEST_JUDGED and not last < first:
+        raise TrainingError(
+            f"training collapsed: the loss was {first:.4g} over the first tenth of {state.step} steps and {last:.4g} "
+            f"over the last ({checkpoints.last_good()}). Try a learning rate below {settings.lr:g}, or another seed."
+        )
+    return first, last
 
 
 def _accelerator(precision: str) -> Accelerator:

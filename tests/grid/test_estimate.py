@@ -14,12 +14,10 @@ from peft_stilts.grid import estimate
 from peft_stilts.grid.estimate import (
     GIB,
     Estimator,
-    adapter_parameters,
     artefact_bytes,
     check_machine,
-    encoder_parameters,
-    training_memory,
 )
+from peft_stilts.grid.memory import adapter_parameters, encoder_parameters, training_memory
 from peft_stilts.grid.show import begin
 from peft_stilts.model.encoder import random_encoder
 from peft_stilts.model.stack import lora
@@ -125,6 +123,8 @@ def test_lora_and_smaller_packs_and_base_are_offered_where_they_fit(plan, costs,
                             max_position_embeddings=514, type_vocab_size=1)
     sizes = {"tokens_per_pack: 1024 in a copied recipe":
              training_memory(LARGE, dataclasses.replace(settings, tokens_per_pack=1024), None),
+             "gradient_checkpointing: true in a copied recipe":
+             training_memory(LARGE, dataclasses.replace(settings, gradient_checkpointing=True), None),
              "--method lora": training_memory(LARGE, settings, LoraSettings()),
              "--scale base": training_memory(base, settings, None), "--scale mini": 0}
     for memory in (GIB, *sizes.values()):
