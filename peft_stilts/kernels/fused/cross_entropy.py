@@ -11,8 +11,9 @@ from peft_stilts.kernels.fused.ahead import Variant
 
 BLOCK = 8192
 """Most words that a program reads at a time."""
-BYTES = 2**26
-"""Of the logits, and of a product on its way into the float32 gradient of the weight, that exist at a time."""
+BYTES = 2**29
+"""Of the logits, and of a product on its way into the float32 gradient of the weight, that exist at a time: each part
+reads the weight, and reads and writes its gradient, so that small parts move many more bytes than they save."""
 ALIGNED = 16
 """A row of logits starts at a multiple of this many, which tensor cores and wide loads need; 250,002 is none."""
 

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-import triton.language as tl
 from torch.nn.functional import scaled_dot_product_attention
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from peft_stilts.kernels import dropout, reference
 from peft_stilts.kernels.dropout import keep_mask
@@ -14,25 +12,6 @@ from peft_stilts.kernels.fused.attention import packed_attention
 MULTIPLE = 4      # of torch's own error in the same dtype
 SCALING, SEED = 0.4, 2**40 + 12345
 FLOAT, HALF = torch.float32, torch.bfloat16
-
-
-@pytest.fixture(autouse=True)
-def bfloat16_as_on_a_gpu(monkeypatch):
-    """Triton 3.9's interpreter keeps bfloat16 as uint16: it multiplies matrices of those whole numbers, and makes them
-    of float32 by cutting off. Here a matrix product widens them, and float32 is rounded to the nearest."""
-    cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
-
-    def rounding(self, x, kind):
-        if (x.dtype.scalar, kind.scalar) != (tl.float32, tl.bfloat16):
-            return cast(self, x, kind)
-        return TensorHandle(torch.from_numpy(x.data).bfloat16().view(torch.uint16).numpy(), tl.bfloat16)
-
-    def widening(self, *factors_and_more):
-        return dot(self, *(cast(self, x, tl.float32) if isinstance(x, TensorHandle) and x.dtype.scalar == tl.bfloat16
-                           else x for x in factors_and_more))
-
-    monkeypatch.setattr(InterpreterBuilder, "cast_impl", rounding)
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", widening)
 
 
 @pytest.fixture

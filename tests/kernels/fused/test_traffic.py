@@ -47,7 +47,10 @@ def accesses(case):
     with (mock.patch.object(InterpreterBuilder, "create_masked_load", noted_load),
           mock.patch.object(InterpreterBuilder, "create_masked_store", noted_store),
           kernels.launches(lambda kernel, arguments: found.append((kernel, arguments, Counter())), execute=True)):
-        kernels.both_ways(case.fused, case.make(torch.float32, "cpu"))
+        given = case.make(torch.float32, "cpu")
+        grad = torch.ones_like(case.fused(*given))
+        found.clear()
+        kernels.both_ways(case.fused, given, grad)
     return found
 
 
