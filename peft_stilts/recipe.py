@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from peft_stilts.errors import Problems, UsageError
+from peft_stilts.paths import typed_path
 from peft_stilts.registry import unknown
 from peft_stilts.spec import (
     ADAPTERS,
@@ -20,7 +21,6 @@ from peft_stilts.spec import (
     TrainingSettings,
     build,
     typed,
-    typed_path,
 )
 from peft_stilts.store import write_atomic
 
