@@ -1,136 +1,28 @@
-"""Time and memory of training steps, and of a bundle: `python tools/bench.py large`, `python tools/bench.py bundle`.
+"""Speed and memory, beside what a user would pick instead: `python tools/bench.py train|evaluate|mine|kernels|scaling`.
 
-`large`: one optimizer step of a randomly initialised XLM-R Large (24 x 1024, 250,002 words) on SQuAD-length packs.
-Prints seconds, peak memory beside the estimate of `--plan_only`, and the share of the machine's matrix-product rate.
-`bundle`: size of a SQuAD adapter of it as a bundle, and the seconds to export, verify and load that. Every figure is
-of the machine at hand and of this run; nothing here is a test.
+train     optimizer steps beside transformers' Trainer, padded and at its best, in full and with LoRA; same loss curves
+evaluate  predictions beside Trainer.predict, padded, to the batch's longest, and sorted by length; same logits
+mine      nearest neighbours and margins beside faiss and sentence-transformers; same pairs
+kernels   bytes that the fused ops and their eager versions move; times on a CUDA machine
+scaling   time against tokens, memory against steps, examples and languages
+large     steps of an XLM-R Large beside the estimates of --plan_only; step: one method, in this process
+bundle    a SQuAD adapter of an XLM-R Large: its size as a bundle, seconds to export, verify and load it
+memory    which card an XLM-R Large would fit (arithmetic)
+lengths   counts again what tools/benches/lengths.json holds
+
+Contestants take turns, so that a machine that slows down slows all of them; figures are medians with the minimum and
+the maximum over the rounds, of the machine at hand and of this run. Nothing here is a test.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import subprocess
-import sys
-import time
+import importlib
+import os
 from pathlib import Path
 
-GIB = 2**30
-
-
-def large(arguments: argparse.Namespace) -> None:
-    """The steps of each method of `--method`, in a process of its own, so that its peak memory is its own."""
-    flags = [f"--{flag}={getattr(arguments, flag)}"
-             for flag in ("features", "length", "tokens_per_pack", "precision", "layers", "steps")]
-    for name in arguments.method.split(","):
-        subprocess.run([sys.executable, str(Path(__file__).resolve()), "step", f"--method={name}", *flags], check=True)
-
-
-def step(*, method: str, features: int, length: int, tokens_per_pack: int, precision: str, layers: int,
-         steps: int) -> None:
-    """The measured steps of one method (what `large` runs in a process of its own)."""
-    import statistics
-    import tempfile
-
-    import numpy as np
-    import torch
-    from transformers import XLMRobertaConfig
-
-    from peft_stilts.data.encode import Features
-    from peft_stilts.grid.estimate import encoder_parameters, product_rate, training_memory
-    from peft_stilts.model import stack as stacks
-    from peft_stilts.model.encoder import random_encoder
-    from peft_stilts.model.heads import new_head
-    from peft_stilts.model.learner import Learner
-    from peft_stilts.spec import LoraSettings, TrainingSettings
-    from peft_stilts.train.loop import train
-
-    config = XLMRobertaConfig(vocab_size=250002, hidden_size=1024, num_hidden_layers=layers,
-                              num_attention_heads=16, intermediate_size=4096, max_position_embeddings=514,
-                              type_vocab_size=1, layer_norm_eps=1e-5)
-    settings = TrainingSettings(epochs=1.0, features_per_step=features, tokens_per_pack=tokens_per_pack,
-                                keep="last")
-    lora = LoraSettings() if method == "lora" else None
-    estimate = training_memory(config, settings, lora, precision=precision)
-    encoder = random_encoder(config, seed=1)
-    stack = stacks.lora(encoder, [], lora, "squad", 1) if lora else stacks.full(encoder)
-    learner = Learner(stack, {"squad": new_head("span", config, 2, 1)})
-    generator = np.random.default_rng(1)
-    lengths = np.clip(generator.normal(length, 60, features * steps).astype(int), 32, 384)
-    ids = [generator.integers(4, config.vocab_size, size).astype(np.int32) for size in lengths]
-    spans = generator.integers(1, 32, (2, len(ids)))
-    data = Features(ids, {"start": spans[0], "end": spans[1]}, np.arange(len(ids), dtype=np.int64))
-    gc.collect()
-    with tempfile.TemporaryDirectory() as folder:
-        ticks = [time.perf_counter()]
-        record = train(learner, {"squad": data}, settings, seed=1, folder=Path(folder), precision=precision,
-                       progress=lambda *told: ticks.append(time.perf_counter()))
-    times = [after - before for before, after in zip(ticks, ticks[1:])]
-    seconds, tokens = statistics.median(times[1:] or times), record.tokens / steps
-    rate = product_rate(config.hidden_size, config.intermediate_size, 1024, precision)
-    products = (4 if lora else 6) * encoder_parameters(config)[1] * tokens
-    peak = record.peak_memory_bytes
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{method}, {precision}, {device}: a step of {features} features, {tokens:,.0f} tokens in packs of "
-          f"{settings.tokens_per_pack:,}: {seconds:.3g} s, {tokens / seconds:,.0f} tokens/s; peak memory "
-          f"{peak / GIB:.1f} GiB (estimate {estimate / GIB:.1f}); {record.trainable_parameters:,} parameters trained; "
-          f"{products / seconds / rate:.2f} of the measured product rate ({rate / 1e9:.0f} GFLOP/s)", flush=True)
-
-
-def bundle(layers: int) -> None:
-    """Export, verify and load a SQuAD adapter (rank 16, random weights) of an XLM-R Large of `layers` layers (random
-    weights, saved as a folder): size of the bundle, and seconds of each; `read base` is the base's loading alone."""
-    import tempfile
-
-    from transformers import XLMRobertaConfig
-
-    from peft_stilts.digest import sha256_file
-    from peft_stilts.grid.base import find_base, load_tokenizer
-    from peft_stilts.model import stack as stacks
-    from peft_stilts.model.adapter_io import save_encoder, save_head
-    from peft_stilts.model.bundle import SHAPE, read_bundle, write_bundle
-    from peft_stilts.model.encoder import load_encoder, random_encoder
-    from peft_stilts.model.heads import new_head
-    from peft_stilts.share.load import load
-    from peft_stilts.spec import LoraSettings
-
-    config = XLMRobertaConfig(vocab_size=250002, hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16,
-                              intermediate_size=4096, max_position_embeddings=514, type_vocab_size=1)
-    seconds = {}
-
-    def timed(name: str, work):
-        begin = time.perf_counter()
-        found = work()
-        seconds[name] = time.perf_counter() - begin
-        return found
-
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        tokenizer = load_tokenizer(find_base("mini"))
-        save_encoder(random_encoder(config, 1, tokenizer).model, tokenizer, folder / "base")
-        encoder = timed("read base", lambda: load_encoder(folder / "base"))
-        identity = encoder.identity | {"revision": sha256_file(folder / "base" / "model.safetensors")}
-        stack = stacks.lora(type(encoder)(encoder.model, tokenizer, identity), [], LoraSettings(), "squad", 1)
-        stack.save_adapter(folder / "adapter")
-        save_head(new_head("span", config, 2, 1), folder / "head", "squad")
-        shape = {name: getattr(config, name) for name in SHAPE}
-        timed("export", lambda: write_bundle(
-            folder / "bundle", identity | {"shape": shape}, [folder / "adapter"], {"squad": (folder / "head", 1)},
-            recipe=[], data=[], versions={}, licence="unknown", scores=[]))
-        timed("verify", lambda: read_bundle(folder / "bundle"))
-        timed("load", lambda: load(str(folder / "bundle"), base=str(folder / "base")))
-        sizes = [sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
-                 for name in ("bundle", "base")]
-    print(f"XLM-R Large, {layers} layers, random weights: bundle {sizes[0] / 1e6:.1f} MB, base "
-          f"{sizes[1] / 1e6:,.0f} MB ({sizes[0] / sizes[1]:.1%})")
-    print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
-
-
-def methods(text: str) -> str:
-    """`--method` as typed; ArgumentTypeError for anything but full, lora or both with a comma between."""
-    if text not in ("full", "lora", "full,lora", "lora,full"):
-        raise argparse.ArgumentTypeError(f"{text!r}; it must be full, lora or full,lora")
-    return text
+CHOICES = {"task": ("qa", "pairs"), "method": ("full", "lora"),
+           "kernels": ("auto", "triton", "compile", "eager")}
 
 
 def count(text: str) -> int:
@@ -140,31 +32,165 @@ def count(text: str) -> int:
     return int(text)
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 with commas between."""
+    return tuple(map(count, text.split(",")))
+
+
+def names(*choices: str):
+    """A reader of some of the choices with commas between, each once; ArgumentTypeError for others."""
+
+    def read(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(","))
+        if set(found) - set(choices) or len(set(found)) < len(found):
+            raise argparse.ArgumentTypeError(f"{text!r}; it must be some of {', '.join(choices)}, with commas between")
+        return found
+
+    return read
+
+
+def folder(text: str) -> Path:
+    """A folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return Path(text)
+
+
+def json_file(text: str) -> Path:
+    """A file that is to be written, in a folder that is there."""
+    path = Path(text)
+    if path.suffix != ".json" or not path.resolve().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}; it must be a name that ends in .json, in a folder that exists")
+    return path
+
+
+def common(parser: argparse.ArgumentParser, repeats: str = "") -> None:
+    """The flags of every benchmark that writes a file; `repeats` names what --repeats counts where there is one."""
+    parser.add_argument("--output", type=json_file, metavar="FILE.json", help="write every number here, with versions "
+                        "and machine, and a figure beside it (FILE.png) where there is one")
+    parser.add_argument("--quick", action="store_true", help="small shapes and few steps: shows that all works, says "
+                        "nothing about speed")
+    parser.add_argument("--threads", type=count, default=2, help="threads of torch and others (%(default)s)")
+    if repeats:
+        parser.add_argument("--repeats", type=count, default=3, help=f"{repeats} (%(default)s)")
+
+
+def shaped(parser: argparse.ArgumentParser) -> None:
+    """The flags of benchmarks with an encoder."""
+    parser.add_argument("--task", type=names(*CHOICES["task"]), default=CHOICES["task"], metavar="qa,pairs",
+                        help="lengths of question-answering windows (mean 188, at most 384), of sentence pairs (mean "
+                        "37, at most 256), or both (the default)")
+    parser.add_argument("--kernels", type=names(*CHOICES["kernels"]), default=("auto",), metavar="auto,...",
+                        help="kernels of ours: auto, triton, compile, eager; several are compared (auto)")
+    parser.add_argument("--tokens_per_pack", "--tokens-per-pack", type=counts, default=(4096,), metavar="N,...",
+                        help="tokens in a forward pass of ours; the fastest of several is found by a sweep (4096)")
+    parser.add_argument("--layers", type=count, default=4, help="layers of width 1024 (%(default)s; XLM-R Large: 24)")
+    parser.add_argument("--lengths_from", "--lengths-from", type=folder, metavar="FOLDER", help="count lengths in a "
+                        "folder that holds xquad/xquad.en.json, americasnli/*/*.tsv and xcopa/*/*.jsonl, instead of "
+                        "taking the counts in tools/benches/lengths.json")
+    parser.add_argument("--words_in_use", "--words-in-use", type=count, default=50000, help="words of the 250,002 that "
+                        "occur in the training data, an assumption (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of weights, features and orders (%(default)s)")
+
+
+def against(parser: argparse.ArgumentParser, peers: tuple[str, ...], told: str) -> None:
+    """The flags of benchmarks beside Trainer."""
+    parser.add_argument("--micro_batch", "--micro-batch", type=counts, metavar="N,...", help="features in a forward "
+                        "pass of the peers; by default the fastest is found by a sweep, as for several given")
+    parser.add_argument("--peers", type=names(*peers), default=peers, metavar=",".join(peers),
+                        help=f"{told} (all by default)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                    allow_abbrev=False)
+    parts = whole.add_subparsers(dest="bench", required=True, metavar="BENCH")
+
+    def add(name: str, told: str) -> argparse.ArgumentParser:
+        return parts.add_parser(name, help=told, description=told, allow_abbrev=False)
+
+    one = add("train", "Optimizer steps of ours and of transformers' Trainer.")
+    common(one)
+    shaped(one)
+    one.add_argument("--method", type=names(*CHOICES["method"]), default=CHOICES["method"], metavar="full,lora",
+                     help="full, lora or both (the default)")
+    against(one, ("padded", "grouped"), "Trainer padded to the maximum, Trainer at its best")
+    one.add_argument("--rounds", type=count, default=3, help="turns that each contestant takes (%(default)s)")
+    one.add_argument("--steps", type=count, default=2, help="optimizer steps in a turn (%(default)s)")
+    one.add_argument("--parity", choices=("small", "full", "none"), default="small", help="model of the parity pass: "
+                     "2 layers of width 256 (the default), the one that is timed, or no such pass")
+    one.add_argument("--profile", action="store_true", help="where the time of a step of ours goes")
+
+    one = add("evaluate", "Predictions of ours and of Trainer.predict.")
+    common(one)
+    shaped(one)
+    one.add_argument("--method", type=names(*CHOICES["method"]), default=("full",), metavar="full,lora",
+                     help="the bare encoder (full, the default), one with an adapter (lora), or both")
+    against(one, ("padded", "dynamic", "sorted"), "Trainer.predict padded to the maximum, to the batch's longest, and "
+            "that after sorting by length")
+    one.add_argument("--rounds", type=count, default=3, help="passes that each contestant makes (%(default)s)")
+    one.add_argument("--features", type=count, default=96, help="features in a pass (%(default)s)")
+
+    one = add("scaling", "Time against tokens; memory against steps, examples and languages.")
+    common(one, "runs of each point")
+    shaped(one)
+    one.add_argument("--method", type=names(*CHOICES["method"]), default=("full",), metavar="full,lora", help="(full)")
+
+    common(add("mine", "Nearest neighbours and margins of ours, faiss and sentence-transformers."), "runs of each")
+    common(add("kernels", "Bytes moved by fused and eager ops; times on a CUDA machine."), "runs of each op, on CUDA")
+    one = add("lengths", "Count lengths, as tools/benches/lengths.json holds them.")
+    one.add_argument("--lengths_from", "--lengths-from", type=folder, required=True, metavar="FOLDER")
+    one.add_argument("--output", type=json_file, metavar="FILE.json")
+    one = add("memory", "Which card an XLM-R Large would fit: arithmetic, nothing measured.")
+    one.add_argument("--output", type=json_file, metavar="FILE.json")
+    add("contestant", "What the others start for each contestant; it reads a job from its standard input.")
+    _steps(add("large", "Steps of an XLM-R Large, each method in a process of its own."))
+    _steps(add("step", "Steps of an XLM-R Large by one method, in this process."))
+    add("bundle", "Size of a bundle, and seconds to export, verify and load it.").add_argument(
+        "--layers", type=count, default=24, help="24 is XLM-R Large; fewer for a quick try")
+    return whole
+
+
+def _steps(one: argparse.ArgumentParser) -> None:
+    """The flags of `large` and `step`."""
+    one.add_argument("--method", type=names(*CHOICES["method"]), default=CHOICES["method"], metavar="full,lora",
+                     help="full, lora or full,lora (the default)")
+    one.add_argument("--features", type=count, default=8, help="features in the optimizer step (%(default)s)")
+    one.add_argument("--length", type=count, default=185, help="mean tokens of a feature; lengths are drawn around "
+                     "it, at most 384 (%(default)s, as SQuAD v1.1's windows)")
+    one.add_argument("--tokens_per_pack", "--tokens-per-pack", type=count, default=1536,
+                     help="tokens in one forward pass (%(default)s)")
+    one.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(%(default)s)")
+    one.add_argument("--layers", type=count, default=24, help="24 is XLM-R Large; fewer for a quick try")
+    one.add_argument("--steps", type=count, default=1, help="optimizer steps; with several, the median of all but "
+                     "the first is told, which warms up (%(default)s)")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.add_argument("bench", choices=("large", "step", "bundle"),
-                        help="large: every method in a process of its own; step: one method, in this process; "
-                             "bundle: export, verify and load a SQuAD adapter")
-    parser.add_argument("--method", type=methods, default="full,lora", help="full, lora or full,lora (%(default)s)")
-    parser.add_argument("--features", type=count, default=8, help="features in the optimizer step (%(default)s)")
-    parser.add_argument("--length", type=count, default=185, help="mean tokens of a feature; lengths are drawn around "
-                        "it, at most 384 (%(default)s, as SQuAD v1.1's windows)")
-    parser.add_argument("--tokens_per_pack", "--tokens-per-pack", type=count, default=1536,
-                        help="tokens in one forward pass (%(default)s)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(%(default)s)")
-    parser.add_argument("--layers", type=count, default=24, help="24 is XLM-R Large; fewer for a quick try")
-    parser.add_argument("--steps", type=count, default=1, help="optimizer steps; with several, the median of all but "
-                        "the first is told, which warms up (%(default)s)")
-    arguments = parser.parse_args()
-    if arguments.bench == "large":
-        large(arguments)
-    elif arguments.bench == "bundle":
-        bundle(arguments.layers)
-    elif "," in arguments.method:
-        parser.error("step measures one method: give --method full or --method lora")
-    else:
-        step(**{name: value for name, value in vars(arguments).items() if name != "bench"})
+    whole = parser()
+    arguments = whole.parse_args()
+    if arguments.bench == "contestant":
+        from benches.contestant import serve
+
+        return serve()
+    if arguments.bench in ("large", "step", "bundle"):
+        if arguments.bench == "step" and len(arguments.method) > 1:
+            whole.error("step measures one method: give --method full or --method lora")
+        from benches import large
+
+        return getattr(large, arguments.bench)(arguments)
+    if "threads" in arguments:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(arguments.threads)
+    module = importlib.import_module(f"benches.{arguments.bench}")
+    found = module.run(arguments)
+    if arguments.output is not None:
+        from benches import report
+
+        if arguments.bench in ("lengths", "memory"):
+            return report.write_plain(arguments.output, found)
+        report.write(arguments.bench, arguments, found, getattr(module, "draw", report.draw_seconds))
 
 
 if __name__ == "__main__":

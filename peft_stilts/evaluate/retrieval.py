@@ -1,4 +1,4 @@
-"""Sentence retrieval: pooled states of one layer, nearest neighbours, and BUCC's mining, all in bounded memory."""
+"""Sentence retrieval: pooled states of one layer, and BUCC's mining by margins and a threshold."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from peft_stilts.evaluate.search import neighbours
 from peft_stilts.tasks.metrics import mining
-
-BLOCK = 2048
-"""vectors on each side of the similarities that are held at once"""
-
-LOWEST = torch.iinfo(torch.int64).min
-"""a key below that of every similarity"""
-
-INDEX_BITS = 32
-"""low bits of a key, which hold the index"""
 
 
 def mean_pool(states: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
@@ -44,40 +36,6 @@ def centre(vectors: torch.Tensor) -> torch.Tensor:
     return vectors - vectors.mean(dim=0)
 
 
-def nearest(queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """For each query (Q, H) the index (Q,) int64 of the candidate (N, H) with the highest cosine; the first of equals.
-
-    Exact, as XTREME's L2 search over L2-normalised vectors; BLOCK x N similarities are held at once.
-    """
-    candidates = torch.nn.functional.normalize(candidates, dim=1)
-    queries = torch.nn.functional.normalize(queries, dim=1)
-    return torch.cat([(block @ candidates.T).argmax(dim=1) for block in queries.split(BLOCK)])
-
-
-def neighbours(
-    x: torch.Tensor, y: torch.Tensor, k: int = 4
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The nearest neighbours by cosine of every x (Nx, H) among y (Ny, H), and of every y among x.
-
-    Returns cosines (Nx, min(k, Ny)) float32, falling, and indices int64 of the same shape, then both for y (Ny,
-    min(k, Nx)); of equals the lower index comes first. Both come from one pass over tiles of BLOCK x BLOCK
-    similarities. They are computed in float64 and rounded to float32, so that neither the tiles nor the device decide
-    between vectors that are equally near.
-    """
-    down = torch.full((len(y), k), LOWEST, device=y.device)
-    across = []
-    for first in range(0, len(x), BLOCK):
-        left = _unit(x[first:first + BLOCK])
-        best = torch.full((len(left), k), LOWEST, device=x.device)
-        for start in range(0, len(y), BLOCK):
-            tile = (left @ _unit(y[start:start + BLOCK]).T).float()
-            best = _keep(best, tile, start)
-            down[start:start + BLOCK] = _keep(down[start:start + BLOCK], tile.T, first)
-        across.append(best)
-    rows = torch.cat(across) if across else torch.full((0, k), LOWEST, device=x.device)
-    return *_read(rows[:, :len(y)]), *_read(down[:, :len(x)])
-
-
 def mine(x: torch.Tensor, y: torch.Tensor, k: int = 4) -> list[tuple[int, int, float]]:
     """Pairs (index in x (Nx, H), index in y (Ny, H), margin score) that are likely translations, by falling score.
 
@@ -89,12 +47,18 @@ def mine(x: torch.Tensor, y: torch.Tensor, k: int = 4) -> list[tuple[int, int, f
     """
     if not len(x) or not len(y):
         return []
-    to_y, in_y, to_x, in_x = (part.cpu() for part in neighbours(x, y, k))
+    return by_margin(*(part.cpu() for part in neighbours(x, y, k)))
+
+
+def by_margin(
+    to_y: torch.Tensor, in_y: torch.Tensor, to_x: torch.Tensor, in_x: torch.Tensor
+) -> list[tuple[int, int, float]]:
+    """The pairs of `mine` from what `neighbours` gives, on the CPU; neither side is empty."""
     mean_x, mean_y = to_y.double().mean(dim=1), to_x.double().mean(dim=1)
     forward, best_y = _ratio(to_y, mean_x[:, None] + mean_y[in_y]).max(dim=1)
     backward, best_x = _ratio(to_x, mean_y[:, None] + mean_x[in_x]).max(dim=1)
-    left = torch.cat([torch.arange(len(x)), in_x.gather(1, best_x[:, None])[:, 0]]).numpy()
-    right = torch.cat([in_y.gather(1, best_y[:, None])[:, 0], torch.arange(len(y))]).numpy()
+    left = torch.cat([torch.arange(len(to_y)), in_x.gather(1, best_x[:, None])[:, 0]]).numpy()
+    right = torch.cat([in_y.gather(1, best_y[:, None])[:, 0], torch.arange(len(to_x))]).numpy()
     scores = torch.cat([forward, backward]).numpy()
     found, seen_left, seen_right = [], set(), set()
     for place in np.lexsort((right, left, -scores)):
@@ -147,31 +111,6 @@ def best_threshold(candidates: Sequence[tuple[str, str, float]], golds: mining.P
         if f1 > best and (following < score or taken == len(ordered)):
             best, threshold = f1, (score + following) / 2
     return threshold
-
-
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(vectors.double(), dim=1)
-
-
-def _keep(best: torch.Tensor, tile: torch.Tensor, first: int) -> torch.Tensor:
-    """The k highest keys of each row among those kept so far (R, k) and those of a tile (R, C) float32 of similarities,
-    whose columns have the indices from `first` on.
-
-    A key is one int64 that orders by similarity and, of equal ones, by lower index first, so that no two are equal.
-    """
-    bits = (tile + 0.0).contiguous().view(torch.int32)                 # + 0.0: -0.0 becomes 0.0
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()    # the bits of negative floats order backwards
-    columns = torch.arange(first, first + tile.shape[1], device=tile.device)
-    keys = (ordered << INDEX_BITS) | ((1 << INDEX_BITS) - 1 - columns)
-    k = best.shape[1]
-    return torch.cat([best, keys.topk(min(k, keys.shape[1]), dim=1).values], dim=1).topk(k, dim=1).values
-
-
-def _read(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The similarities float32 and the indices int64 that keys stand for."""
-    ordered = (keys >> INDEX_BITS).int()
-    lowest = (1 << INDEX_BITS) - 1
-    return torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32), lowest - (keys & lowest)
 
 
 def _ratio(cosines: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from peft_stilts import results
 from peft_stilts.data.mask import encode_masked
 from peft_stilts.data.sample import Mixing, Schedule, draw_texts
 from peft_stilts.errors import DataError, StoreError, TrainingError
-from peft_stilts.evaluate.predict import FORMS, Scorer
+from peft_stilts.evaluate.predict import FORMS, Scorer, predict
 from peft_stilts.grid.base import encoder_folder, load_tokenizer
 from peft_stilts.grid.loader import Loader
 from peft_stilts.grid.stages import (
@@ -148,17 +148,20 @@ class Runner:
         stack, heads = self.model(stage, place)
         scorer = Scorer(stack, heads[task.trained_on] if form.head else None, self.tokenizer, stage.settings,
                         task.labels, plan.precision, self.device, stage.layer, stage.centred)
+        parts = {code: (scored_rows(plan, stage, code), dev_rows(plan, stage, code)) for code in stage.languages}
+        total = sum(len(some) for part in parts.values() for some in part if some is not None)
         rows: list[dict[str, Any]] = []
         tokens: list[int] = []
-        total = sum(len(scored_rows(plan, stage, code)) for code in stage.languages)
         with progress(f"{place} {stage.label}", total, "items") as step:
-            for code in stage.languages:
-                items, dev = scored_rows(plan, stage, code), dev_rows(plan, stage, code)
-                more = {} if dev is None else {"dev": dev}
-                predictions = form.predict(scorer, items, tokens.append, **more)
-                step(len(items), code)
+
+            def count(passed: int, items: float) -> None:
+                tokens.append(passed)
+                step(items)
+
+            for code, predictions in predict(form, scorer, ((code, *part) for code, part in parts.items()), count):
+                step(0, code)
                 write_atomic(folder / "predictions" / task.name / f"test-{code}.{form.suffix}", form.write(predictions))
-                split = scored_split(plan.provider, task, code)
+                items, split = parts[code][0], scored_split(plan.provider, task, code)
                 if why := unlabelled(task.form, items) if split.labelled else "it is published without labels":
                     print(f"{place} {task.name} {code} is predicted, not scored: {why}", flush=True)
                     continue
@@ -259,14 +262,17 @@ class Runner:
             return None
         parts = []
         for task in stage.tasks:
-            items = self.plan.data.joined(task, task.select, stage.settings.select_examples)
+            form, items = FORMS[task.form], self.plan.data.joined(task, task.select, stage.settings.select_examples)
             scorer = Scorer(stack, heads[task.name], self.tokenizer, stage.settings, labels[task.name],
                             self.plan.precision, self.device)
-            parts.append((task, items, FORMS[task.form].golds(items), scorer))
+            features = form.encode(items, self.tokenizer, stage.settings, labels[task.name], labelled=False)
+            parts.append((task, form, scorer, items, features, form.golds(items)))
 
         def score() -> float:
-            found = [task.score(FORMS[task.form].predict(scorer, items, lambda n: None), golds, "en")[task.primary]
-                     for task, items, golds, scorer in parts]
+            found = []
+            for task, form, scorer, items, features, golds in parts:
+                outputs = form.read(scorer, features, lambda n: None)
+                found.append(task.score(form.decode(scorer, items, features, outputs), golds, "en")[task.primary])
             return sum(found) / len(found)
 
         return score

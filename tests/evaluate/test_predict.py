@@ -15,9 +15,9 @@ from peft_stilts.evaluate.predict import (
     Scorer,
     as_json,
     as_lines,
+    decode_retrieval,
     embed,
-    predict_retrieval,
-    predict_spans,
+    predict,
     retrieval_golds,
     sentences,
     span_golds,
@@ -65,6 +65,18 @@ def quiet(tokens):
     pass
 
 
+def answers(scorer, rows, count=quiet):
+    """Answers to one language's questions, as every command predicts them."""
+    [(language, found)] = predict(FORMS["span"], scorer, [("en", rows, None)], lambda tokens, rows: count(tokens))
+    assert language == "en"
+    return found
+
+
+def lines(scorer, rows):
+    """What each line of one language's pairs finds."""
+    return dict(predict(FORMS["retrieval"], scorer, [("de", rows, None)], lambda tokens, rows: None))["de"]
+
+
 class Memory:
     """A stack that is out of memory for packs of more than `most` tokens, and notes what it was asked for."""
 
@@ -95,16 +107,16 @@ def test_every_feature_goes_through_the_encoder_once(scorer):
 def test_packs_are_halved_when_memory_runs_out_and_nothing_is_lost(scorer, model, most, error):
     rows, plain = span_rows(), scorer()
     small, counted = Memory(model[0], most, error), []
-    assert predict_spans(scorer(stack=small), rows, counted.append) == predict_spans(plain, rows, quiet)
+    assert answers(scorer(stack=small), rows, counted.append) == answers(plain, rows)
     assert max(small.asked) > most >= max(counted)
     assert sum(counted) == windows(rows, build_tokenizer(), SETTINGS).lengths.sum()
 
 
 def test_one_text_that_does_not_fit_is_named_and_other_errors_pass_through(scorer, model):
     with pytest.raises(TrainingError, match="a text of 48 tokens does not fit in memory; a smaller max_length"):
-        predict_spans(scorer(stack=Memory(model[0], 40)), span_rows(), quiet)
+        answers(scorer(stack=Memory(model[0], 40)), span_rows())
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        predict_spans(scorer(stack=Memory(model[0], 40, RuntimeError("shapes do not match"))), span_rows(), quiet)
+        answers(scorer(stack=Memory(model[0], 40, RuntimeError("shapes do not match"))), span_rows())
 
 
 def test_a_very_long_context_and_a_long_question_have_exactly_one_answer(scorer):
@@ -115,7 +127,7 @@ def test_a_very_long_context_and_a_long_question_have_exactly_one_answer(scorer)
     rows = Dataset.from_list(rows)
     features = windows(rows, build_tokenizer(), SETTINGS, labelled=False)
     assert (features.example == 1).sum() > 60 and features.lengths.max() <= SETTINGS.max_length
-    found = predict_spans(scorer(), rows, quiet)
+    found = answers(scorer(), rows)
     assert list(found) == rows["id"]
     assert all(answer in context for answer, context in zip(found.values(), rows["context"]))
 
@@ -123,7 +135,7 @@ def test_a_very_long_context_and_a_long_question_have_exactly_one_answer(scorer)
 def test_the_answer_is_the_best_span_of_all_windows(scorer, model):
     """Against scores by the padded Hugging Face way of running: one window at a time, spans by brute force."""
     rows, settings = span_rows(4), SETTINGS
-    found, features = predict_spans(scorer(), rows, quiet), windows(span_rows(4), build_tokenizer(), settings, False)
+    found, features = answers(scorer(), rows), windows(span_rows(4), build_tokenizer(), settings, False)
     stack, head = model
     best = {}
     for number in range(len(features)):
@@ -156,18 +168,17 @@ def test_sentence_vectors_keep_their_places_whatever_the_packs(scorer, model):
     assert not torch.allclose(vectors, embed(scorer(layer=2), features, quiet), atol=1e-3)
 
 
-def test_an_english_sentence_finds_the_foreign_one_and_not_the_other_way_round(scorer, monkeypatch):
+def test_an_english_sentence_finds_the_foreign_one_and_not_the_other_way_round(scorer):
     rows = pair_rows(3)
     # foreign sentences lie in the directions 0, 1, 2; the English ones in 2, 2, 1
     vectors = torch.eye(3)[[0, 1, 2, 2, 2, 1]]
-    monkeypatch.setattr("peft_stilts.evaluate.predict.embed", lambda *args: vectors)
-    assert predict_retrieval(scorer(layer=1), rows, quiet) == {"0": 2, "1": 2, "2": 1}
+    assert decode_retrieval(scorer(layer=1), rows, None, vectors) == {"0": 2, "1": 2, "2": 1}
 
 
 def test_identical_translations_find_themselves(scorer):
     rows = pair_rows(15).to_list()
     rows = Dataset.from_list([row | {"target_sentence": row["source_sentence"]} for row in rows])
-    found = predict_retrieval(scorer(layer=2), rows, quiet)
+    found = lines(scorer(layer=2), rows)
     assert found == retrieval_golds(rows) == {str(line): line for line in range(15)}
     assert TASKS["tatoeba"].score(found, retrieval_golds(rows), "de") == {"accuracy": 100.0}
 
@@ -202,5 +213,5 @@ class Noting(Memory):
 @pytest.mark.parametrize("precision, on", [("fp32", False), ("bf16", True)])
 def test_predictions_are_computed_in_the_precision_asked(model, scorer, precision, on):
     stack = Noting(model[0], 0)
-    found = predict_spans(scorer(stack=stack, precision=precision), span_rows(3), quiet)
+    found = answers(scorer(stack=stack, precision=precision), span_rows(3))
     assert len(found) == 3 and stack.asked and set(stack.asked) == {on}

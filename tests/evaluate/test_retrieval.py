@@ -1,13 +1,12 @@
-"""Pooling, nearest neighbours and mining against plain float64 arithmetic."""
+"""Pooling and mining against plain float64 arithmetic."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_stilts.evaluate import retrieval
+from peft_stilts.evaluate import search
 from peft_stilts.evaluate.retrieval import (
     best_threshold,
     centre,
@@ -16,44 +15,8 @@ from peft_stilts.evaluate.retrieval import (
     mean_pool,
     mine,
     mine_sentences,
-    nearest,
-    neighbours,
 )
-
-
-def naive(queries, candidates):
-    """The first candidate of the highest cosine, by loops in float64."""
-    found = []
-    for query in np.asarray(queries, np.float64):
-        cosines = [float(query @ other / (np.linalg.norm(query) * np.linalg.norm(other)))
-                   for other in np.asarray(candidates, np.float64)]
-        found.append(max(range(len(cosines)), key=lambda place: (cosines[place], -place)))
-    return found
-
-
-@pytest.mark.parametrize("count, size, block", [(1, 1, 2048), (7, 5, 2048), (50, 60, 7), (33, 3, 1), (64, 64, 64)])
-def test_the_nearest_is_the_highest_cosine_in_any_blocks(monkeypatch, count, size, block):
-    generator = torch.Generator().manual_seed(count)
-    queries = torch.randn(count, 16, generator=generator) * 100
-    candidates = torch.randn(size, 16, generator=generator) * torch.rand(size, 1, generator=generator)
-    monkeypatch.setattr(retrieval, "BLOCK", block)
-    found = nearest(queries, candidates)
-    assert found.dtype == torch.int64 and found.tolist() == naive(queries, candidates)
-
-
-@settings(deadline=None, max_examples=50)
-@given(queries=st.lists(st.tuples(*3 * [st.integers(-1, 1)]).filter(any), min_size=1, max_size=6),
-       candidates=st.lists(st.sampled_from([(1, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0)]), min_size=1, max_size=8))
-def test_of_equal_candidates_the_first_is_taken(queries, candidates):
-    # Cosines with axes are the query's own components: equal ones are equal to the last bit.
-    expected = [max(range(len(candidates)), key=lambda place, query=query: (
-        sum(a * b for a, b in zip(query, candidates[place])), -place)) for query in queries]
-    found = nearest(torch.tensor(queries, dtype=torch.float32), torch.tensor(candidates, dtype=torch.float32))
-    assert found.tolist() == expected
-
-
-def test_length_does_not_count_but_direction():
-    assert nearest(torch.tensor([[2.0, 0.1]]), torch.tensor([[100.0, 100.0], [0.001, 0.0]])).tolist() == [1]
+from peft_stilts.evaluate.search import neighbours
 
 
 @settings(deadline=None, max_examples=30)
@@ -127,10 +90,10 @@ sizes = st.integers(0, 40)
 
 @pytest.fixture
 def block():
-    """Sets retrieval.BLOCK for the examples of a hypothesis test, and back."""
-    usual = retrieval.BLOCK
-    yield lambda size: setattr(retrieval, "BLOCK", size)
-    retrieval.BLOCK = usual
+    """Sets search.BLOCK for the examples of a hypothesis test, and back."""
+    usual = search.BLOCK
+    yield lambda size: setattr(search, "BLOCK", size)
+    search.BLOCK = usual
 
 
 fixture_stays = settings(deadline=None, max_examples=60,
@@ -171,33 +134,6 @@ def test_of_equals_the_lower_index_comes_first_in_any_tiles(block, x, y, k, size
     assert mine(x, y, k) == mined
     for part, whole in zip(in_tiles, neighbours(x, y, k)):
         assert part.tolist() == whole.tolist()
-
-
-def test_minus_zero_is_zero():
-    x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1e-60, 1.0], [0.0, 1.0]], dtype=torch.float64)
-    assert neighbours(x, y, 2)[1].tolist() == [[0, 1]]           # cosines -1e-60 and 0: both are 0 in float32
-
-
-class Sizes(TorchDispatchMode):
-    """Records the largest tensor that any operation makes, and how many similarities are computed."""
-
-    largest = products = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor):
-            self.largest = max(self.largest, out.numel())
-            self.products += out.numel() if function is torch.ops.aten.mm.default else 0
-        return out
-
-
-def test_one_pass_over_tiles_and_never_more_than_a_tile(monkeypatch):
-    monkeypatch.setattr(retrieval, "BLOCK", 16)
-    x, y = torch.randn(150, 8), torch.randn(130, 8)
-    with Sizes() as sizes:
-        neighbours(x, y, 1)
-    assert sizes.products == 150 * 130                   # each similarity once, for both directions
-    assert sizes.largest == 16 * 16                      # a tile; the neighbours found are 150, all would be 19,500
 
 
 def test_mining_by_hand():
