@@ -145,9 +145,9 @@ class Estimator:
             mean, many = one.tokens / max(1, one.features), settings.features_per_step
             spread = max(0.0, mean * (one.context - mean)) ** 0.5
             steps.append(many * mean + 3 * many**0.5 * spread)
-        fullest, room = max(steps), settings.tokens_per_pack
+        pack = round(min(settings.tokens_per_pack, max(steps)))
         words = None if stage.masked else sum(one.words for one in counts)
-        return Load(round(min(room, fullest)), max(one.context for one in counts), fullest / room, words)
+        return Load(pack, max(one.context for one in counts), words)
 
     def scoring(self, stage: Evaluate, code: str) -> tuple[int, int, bool]:
         """Features and tokens of a target in one language, those of mining's development pool included."""

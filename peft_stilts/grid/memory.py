@@ -34,18 +34,17 @@ STATE_BYTES = {"adamw": 8, "adamw_paged": 8, "adamw_8bit": 2, "adamw_paged_8bit"
 @dataclass(frozen=True)
 class Load:
     """What a step of a training puts into memory: `pack`, tokens of its fullest pack; `context`, how many tokens one
-    attends to, the mean over tokens; `packs`, packs in a step; `words`, different words in the data (None: not known,
-    and all word embeddings are taken to be trained)."""
+    attends to, the mean over tokens; `words`, different words in the data (None: not known, and all word embeddings
+    are taken to be trained)."""
 
     pack: int
     context: float
-    packs: float = 1.0
     words: int | None = None
 
     @classmethod
     def largest(cls, settings: TrainingSettings) -> Load:
         """Full packs of features half as long as they may be, when the data are not known."""
-        return cls(settings.tokens_per_pack, settings.max_length / 2, 2.0)
+        return cls(settings.tokens_per_pack, settings.max_length / 2)
 
 
 def encoder_parameters(config: XLMRobertaConfig) -> tuple[int, int]:
@@ -67,8 +66,9 @@ def adapter_parameters(config: XLMRobertaConfig, lora: LoraSettings, method: str
 def training_memory(config: XLMRobertaConfig, settings: TrainingSettings, lora: LoraSettings | None, depth: int = 1,
                     precision: str = "fp32", method: str = "lora", kernels: str = "eager", load: Load | None = None,
                     device: str | None = None) -> int:
-    """Bytes at the peak of a training step: weights, moments, and the larger of what the backward pass begins with
-    (activations; the gradients of the packs before) and what it ends with (all gradients).
+    """Bytes at the peak of a training step: weights, moments, gradients, and the activations of a pack. In a step of
+    one pack gradients come as activations go, but measured peaks (docs/speed.md) are those of both: blocks that one
+    leaves seldom fit the other.
 
     Weights are float32 (4-bit those of qlora's layers), `depth` adapters among them. `device`: `cpu` or `cuda`, where
     it is not this machine's; the runtime's own memory counts where it is this machine's CPU.
@@ -86,8 +86,7 @@ def training_memory(config: XLMRobertaConfig, settings: TrainingSettings, lora: 
         weights += 2 * layers       # autocast's copies, which the backward pass needs as well
     gradients, moments = 4 * trained, STATE_BYTES[settings.optimizer] * trained
     kept = activations(config, settings, lora, precision, method, kernels, load, device)
-    peak = max(kept + (gradients if load.packs > 1 else 0), gradients)
-    return int(weights + moments + peak) + (runtime_memory() if device is None else 0)
+    return int(weights + moments + gradients + kept) + (runtime_memory() if device is None else 0)
 
 
 def activations(config: XLMRobertaConfig, settings: TrainingSettings, lora: LoraSettings | None, precision: str,

@@ -67,7 +67,8 @@ def test_xlmr_large_has_the_known_size():
     full, one = training_memory(LARGE, few, None), training_memory(LARGE, few, LoraSettings())
     assert weights + adam < full < weights + adam + 8 * GIB and weights < one < full
     assert training_memory(LARGE, TrainingSettings(tokens_per_pack=1024), None) > full
-    assert training_memory(LARGE, few, None, precision="bf16") < full
+    usual = TrainingSettings()          # autocast's copies of the weights cost more than few activations save
+    assert training_memory(LARGE, usual, None, precision="bf16") < training_memory(LARGE, usual, None)
     assert training_memory(LARGE, few, LoraSettings(), depth=2) > one
     assert artefact_bytes(LARGE, None) == weights and artefact_bytes(LARGE, LoraSettings()) < weights / 50
 

@@ -24,7 +24,7 @@ def bytes_of(method: str, changes: dict, pack: int) -> int:
     """Bytes at the peak of a step of XLM-R Large in bf16 on CUDA with the Triton kernels."""
     lora = None if method == "full" else LoraSettings()
     settings = TrainingSettings(tokens_per_pack=pack, **changes)
-    load = Load(min(pack, A_STEP), CONTEXT, A_STEP / pack, WORDS)
+    load = Load(min(pack, A_STEP), CONTEXT, WORDS)
     return training_memory(shape_of(24), settings, lora, precision="bf16", method=method, kernels="triton", load=load,
                            device="cuda")
 

@@ -230,8 +230,11 @@ def show(result: dict, shape: tuple[int, int, int]) -> None:
 
 
 def scaling(arguments: argparse.Namespace) -> dict:
-    """Seconds and peak memory of ours for growing sides of width 256, each in a process of its own, and what the
-    straight line through the memory beside the vectors means for PLANNED: arithmetic, not measured."""
+    """Seconds and peak memory of ours for growing sides of width 256, each in a process of its own.
+
+    What they mean for PLANNED is arithmetic, not measured: a straight line through the memory beside the vectors, and
+    the rate of the largest size, where a greater width would be quicker.
+    """
     points = []
     for size in QUICK_SCALING if arguments.quick else SCALING:
         with started(Job("ours", (size, size, SCALING_WIDTH), arguments.threads)) as turn:
@@ -244,10 +247,12 @@ def scaling(arguments: argparse.Namespace) -> dict:
     sizes = np.array([point["size"] for point in points], dtype=float)
     slope, start = np.polyfit(sizes, [point["peak_bytes"] - point["vector_bytes"] for point in points], 1)
     planned = start + slope * PLANNED[0] + 4 * PLANNED[2] * (PLANNED[0] + PLANNED[1])
+    seconds = points[-1]["seconds"] * np.prod(PLANNED, dtype=float) / (sizes[-1] ** 2 * SCALING_WIDTH)
     print(f"  beside the vectors {start / GIB:.2f} GiB and {slope:,.0f} bytes for each two: so {PLANNED[0]:,} x "
-          f"{PLANNED[1]:,} x {PLANNED[2]} would need {planned / GIB:.1f} GiB (arithmetic)", flush=True)
+          f"{PLANNED[1]:,} x {PLANNED[2]} would need {planned / GIB:.1f} GiB and {seconds / 3600:.2g} hours "
+          "(arithmetic)", flush=True)
     return {"points": points, "start_bytes": start, "bytes_a_row": slope, "planned": PLANNED,
-            "planned_bytes": planned}
+            "planned_bytes": planned, "planned_seconds": seconds}
 
 
 def run(arguments: argparse.Namespace) -> dict:

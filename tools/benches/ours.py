@@ -71,7 +71,7 @@ def load_of(job: Job, data: Features) -> Load:
     fullest = max(sizes, key=sum).astype(float)
     words = len(np.unique(np.concatenate(data.input_ids)))
     pack = min(int(fullest.sum()), job.size)
-    return Load(pack, float((fullest**2).sum() / fullest.sum()), fullest.sum() / job.size, words)
+    return Load(pack, float((fullest**2).sum() / fullest.sum()), words)
 
 
 def plan_items(job: Job) -> tuple[int, list[list[int]]]:
