@@ -11,13 +11,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from peft_stilts.grid.hub import reach_hub
-from peft_stilts.machine import BF16_FLAGS, cpu_flags, cpu_info, memory, resolve_precision
+from peft_stilts.machine import BF16_FLAGS, cpu_flags, cpu_info, device, memory, resolve_precision
 
 GIB = 2**30
 LARGE_GIB = 16 * 560e6 / GIB
 """XLM-R Large, 560 million parameters (Conneau et al., 2020, table 12), 16 bytes each: float32 weight, gradient and
 AdamW's two moments; activations come on top."""
 FP32 = "The miniature world is always computed in fp32."
+EAGER = "The miniature world is always computed by transformers' own modules (eager)."
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "bitsandbytes", "accelerate", "datasets",
              "huggingface_hub", "safetensors", "numpy", "pandas", "pyarrow")
 
@@ -34,7 +35,8 @@ class Finding:
 
 def doctor(runs: Path, hub: bool = True) -> list[Finding]:
     """Everything a run depends on, in the order of its importance; `hub=False` does not touch the network."""
-    return [*_cuda(), _precision(), _cpu(), _memory(), _disk(Path(runs)), *_hub(hub), _versions(tested_versions())]
+    return [*_cuda(), _precision(), _kernels(), _cpu(), _memory(), _disk(Path(runs)), *_hub(hub),
+            _versions(tested_versions())]
 
 
 def show(runs: Path, hub: bool = True) -> None:
@@ -87,6 +89,17 @@ def _precision() -> Finding:
     value = f"fp32{', ' + ', '.join(has) if has else ''}; --precision auto means {chosen}"
     meaning = FP32 if has else "No bf16 in this CPU: --precision bf16 works, and is much slower than fp32."
     return Finding("precision", value, meaning)
+
+
+def _kernels() -> Finding:
+    from peft_stilts.kernels import choose
+
+    here = device()
+    chosen = choose.resolve("auto", miniature=False, device=here)
+    fastest = "triton" if here == "cuda" else "compile"
+    lacks = choose.lacking(fastest, here)
+    meaning = f"--kernels {fastest} would be faster; it needs {lacks}." if lacks else EAGER
+    return Finding("kernels", f"--kernels auto means {chosen} for XLM-R", meaning, "note" if lacks else "ok")
 
 
 def _cpu() -> Finding:

@@ -31,7 +31,8 @@ def hub(monkeypatch):
 
 def test_findings_on_this_machine(tmp_path):
     found = {finding.topic: finding for finding in doctor(tmp_path / "not" / "there", hub=False)}
-    assert {"precision", "processor", "memory", "disk", "hub", "hub cache", "hub token", "versions"} < set(found)
+    assert {"precision", "kernels", "processor", "memory", "disk", "hub", "hub cache", "hub token",
+            "versions"} < set(found)
     assert "offline mode" in found["hub"].value                         # the tests set it
     assert str(tmp_path) in found["disk"].value and not (tmp_path / "not").exists()
     assert all(finding.level in ("ok", "note", "warning") for finding in found.values())

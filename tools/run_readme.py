@@ -125,8 +125,9 @@ def _check_program(argv: list[str]) -> str:
 
 
 def _check_tool(root: Path, tool: str, argv: list[str]) -> str:
-    """Every --flag must stand in the tool's own help."""
-    done = subprocess.run([sys.executable, str(root / tool), "--help"], cwd=root, capture_output=True, text=True,
+    """Every --flag must stand in the help of the tool, and of its part that a first word names."""
+    part = argv[:1] if argv and not argv[0].startswith("-") else []
+    done = subprocess.run([sys.executable, str(root / tool), *part, "--help"], cwd=root, capture_output=True, text=True,
                           env=_environment(root))
     if done.returncode:
         return f"`{tool} --help` failed: {done.stderr}"

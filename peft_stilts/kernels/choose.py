@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -62,7 +64,14 @@ def lacking(kernels: str, device: str) -> str:
             return "a CPU (on a CUDA device there is triton)"
         if not any(map(shutil.which, COMPILERS)):
             return f"a C++ compiler ({', '.join(COMPILERS)}; Debian: apt-get install g++)"
+        if not has_headers():
+            return "Python's headers, which torch compiles with (Debian: apt-get install python3-dev)"
     return ""
+
+
+def has_headers() -> bool:
+    """Whether this Python's C headers are here."""
+    return Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 def load(kernels: str) -> Ops | None:

@@ -23,7 +23,7 @@ from peft_stilts.spec import LoraSettings
 TINY = XLMRobertaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
                         max_position_embeddings=12, type_vocab_size=1, pad_token_id=1, initializer_range=0.4)
 """Triton's interpreter takes seconds for what is larger."""
-COMPILER = any(map(shutil.which, choose.COMPILERS))
+COMPILER = not choose.lacking("compile", "cpu")
 CHOICES = [pytest.param("compile", marks=pytest.mark.skipif(not COMPILER, reason="no C++ compiler here")),
            pytest.param("triton", marks=pytest.mark.skipif(not choose.find_spec("triton"), reason="no triton here"))]
 
@@ -94,6 +94,7 @@ def test_a_fused_model_computes_what_the_plain_one_does(config, pack, tmp_path, 
 
 
 @pytest.mark.parametrize("kernels", CHOICES)
+@pytest.mark.slow
 def test_dropout_acts_follows_the_seed_and_is_recomputed_alike(config, pack, tmp_path, kernels):
     model = learner(config, "lora", tmp_path, dropout=0.2)
     choose.fuse(model, kernels)
@@ -145,6 +146,7 @@ def test_two_trained_adapters_are_refused():
 
 
 def test_auto(monkeypatch):
+    monkeypatch.setattr(choose, "has_headers", lambda: True)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert choose.resolve("auto", miniature=False, device="cpu") == "eager"
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/c++" if name == "c++" else None)
@@ -156,6 +158,14 @@ def test_auto(monkeypatch):
     assert choose.resolve("auto", miniature=False, device="cuda") == "triton"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert choose.resolve("auto", miniature=False, device="cuda") == "eager"
+
+
+def test_compiling_needs_pythons_headers(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(choose, "has_headers", lambda: False)
+    assert choose.resolve("auto", miniature=False, device="cpu") == "eager"
+    with pytest.raises(UsageError, match="needs Python's headers.*python3-dev"):
+        choose.resolve("compile", miniature=False, device="cpu")
 
 
 @pytest.mark.parametrize(("asked", "device", "told"), [

@@ -13,6 +13,8 @@ from transformers import XLMRobertaModel
 
 from peft_stilts.train import checkpoint
 
+pytestmark = pytest.mark.slow
+
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 from benches import contestant, lengths, ours, peers, report, scaling, workload  # noqa: E402

@@ -248,7 +248,7 @@ def scaling(arguments: argparse.Namespace) -> dict:
     slope, start = np.polyfit(sizes, [point["peak_bytes"] - point["vector_bytes"] for point in points], 1)
     planned = start + slope * PLANNED[0] + 4 * PLANNED[2] * (PLANNED[0] + PLANNED[1])
     seconds = points[-1]["seconds"] * np.prod(PLANNED, dtype=float) / (sizes[-1] ** 2 * SCALING_WIDTH)
-    print(f"  beside the vectors {start / GIB:.2f} GiB and {slope:,.0f} bytes for each two: so {PLANNED[0]:,} x "
+    print(f"  beside the vectors {start / GIB:.2f} GiB and {slope:,.0f} bytes for each two; so {PLANNED[0]:,} x "
           f"{PLANNED[1]:,} x {PLANNED[2]} would need {planned / GIB:.1f} GiB and {seconds / 3600:.2g} hours "
           "(arithmetic)", flush=True)
     return {"points": points, "start_bytes": start, "bytes_a_row": slope, "planned": PLANNED,
