@@ -16,6 +16,9 @@ GROUP = 32
 SPARE = 4
 """candidates kept beside the k highest float32 similarities"""
 
+HASHED = 64
+"""components of a vector that are hashed to find equal ones"""
+
 SHORTEST = 1e-12
 """vectors shorter than this are divided by it, as torch's normalize does"""
 
@@ -112,11 +115,12 @@ class _Side:
         """`first` and `classes`: vectors of one hash are compared with the first of them."""
         count, size = len(self.vectors), self.vectors.element_size()
         whole = torch.int16 if size == 2 else torch.int32
-        parts = self.width * size // whole.itemsize
+        hashed = self.vectors[:, :HASHED]
+        parts = hashed.shape[1] * size // whole.itemsize
         factors = torch.randint(-2**63, 2**63 - 1, (parts,), generator=torch.Generator().manual_seed(1)).to(self.device)
         codes = torch.empty(count, dtype=torch.int64, device=self.device)
         for rows in _slices(count, self.step):
-            bits = (self.vectors[rows] + 0.0).contiguous().view(whole)              # + 0.0: -0.0 becomes 0.0
+            bits = (hashed[rows] + 0.0).contiguous().view(whole)                    # + 0.0: -0.0 becomes 0.0
             codes[rows] = bits.long().mul_(factors).sum(dim=1)
         different, inverse = codes.unique(return_inverse=True)
         if len(different) == count:
@@ -195,7 +199,7 @@ def _settle(x: _Side, y: _Side, best: _Best, k: int) -> torch.Tensor:
     kept = min(k, len(y))
     values = best.values.double()
     cosines = torch.full_like(best.values, -torch.inf)
-    cosines[:, :kept] = _cosines(x, y, torch.arange(len(x), device=x.device), best.places[:, :kept])
+    cosines[:, :kept] = _cosines(x, y, None, best.places[:, :kept])
     # Where two values differ by more than twice the error and a float32's rounding, so do the cosines in their order.
     error = error_bound(x.width)
     close = (values[:, kept:] >= values[:, kept - 1:kept] - 2 * error - 2.0**-23).nonzero()
@@ -210,18 +214,19 @@ def _settle(x: _Side, y: _Side, best: _Best, k: int) -> torch.Tensor:
     return _unfolded(x, y, keys, k)
 
 
-def _cosines(x: _Side, y: _Side, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Cosines (n, w) float32 of the different x `rows` (n,) with the different y `places` (n, w), in float64."""
+def _cosines(x: _Side, y: _Side, rows: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
+    """Cosines (n, w) float32 of x `rows` (n,), None for all, with y rows `places` (n, w), computed in float64."""
     found = torch.empty(places.shape, device=x.device)
-    wide = places.shape[1]
-    step = max(1, min(len(rows), x.step // max(1, wide)))
+    count, wide = places.shape
+    step = max(1, min(count, x.step // max(1, wide)))
     picked = torch.empty(step * wide, y.width, dtype=y.vectors.dtype, device=y.device)
     products = torch.empty_like(picked, dtype=torch.float64)
-    for part in _slices(len(rows), step):
-        left, size = x.raw(rows[part]).double(), places[part].numel()
+    for part in _slices(count, step):
+        some = part if rows is None else rows[part]
+        left, size = x.raw(some).double(), places[part].numel()
         torch.index_select(y.vectors, 0, y.whose(places[part].flatten()), out=picked[:size])
         right = products[:size].copy_(picked[:size]).view(len(left), wide, y.width)
-        scale = x.scale[rows[part], None] * y.scale[places[part]]
+        scale = x.scale[some, None] * y.scale[places[part]]
         found[part] = right.mul_(left[:, None]).sum(dim=2) * scale
     return found
 

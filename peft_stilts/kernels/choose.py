@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 import sysconfig
 from collections.abc import Callable
@@ -17,10 +16,9 @@ from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaEmbed
 from peft_stilts.errors import UsageError
 from peft_stilts.kernels.attention import flash_or
 from peft_stilts.kernels.layers import FUSED, FusedDropout, FusedIntermediate, FusedOutput
+from peft_stilts.machine import keep_memory
 
 COMPILERS = ("c++", "g++", "clang++")
-KEPT_BLOCK = 2**27
-"""Bytes of a block of memory up to which glibc keeps it for the next tensor, rather than give it back to the system."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +113,3 @@ def _is_gelu(activation: nn.Module) -> bool:
     """Whether an activation is GELU by the error function, the only one that is fused."""
     at = torch.tensor([-1.5, 0.5])
     return torch.equal(activation(at), nn.functional.gelu(at))
-
-
-def keep_memory() -> None:
-    """Have glibc keep blocks that were freed: by default large ones go back to the system at once, and every tensor of
-    the next step is made of new pages, which takes longer than the elementwise work on it. Nothing elsewhere."""
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    mallopt(m_mmap_threshold, KEPT_BLOCK)
-    mallopt(m_trim_threshold, 2**31 - 1)

@@ -18,7 +18,7 @@ from peft_stilts.data.pack import Packable, make_pack, plan_packs
 from peft_stilts.data.sample import PROPORTIONAL, Mixing, Schedule
 from peft_stilts.digest import derived_seed
 from peft_stilts.errors import TrainingError
-from peft_stilts.machine import peak_memory, reset_peak_memory
+from peft_stilts.machine import KeptMemory, peak_memory, reset_peak_memory
 from peft_stilts.model.learner import Learner
 from peft_stilts.model.vocabulary import Vocabulary
 from peft_stilts.spec import TrainingSettings
@@ -93,7 +93,7 @@ def train(
         words.stepped(settings.lr * rate(step, order.total, settings))
     parameters = list(learner.trainable().values())
     looks = (settings.select_every_steps or order.steps_per_epoch) if select and settings.keep == "best" else 0
-    before = time.monotonic() - state.seconds
+    before, kept_memory = time.monotonic() - state.seconds, KeptMemory()
     whole = True  # `state` tells of the weights as they are
     try:
         while True:
@@ -123,6 +123,7 @@ def train(
                 options["lr"] = options["peak"] * factor
             _update(optimizer)
             words.stepped(settings.lr * factor)
+            kept_memory.stepped()
             state.step += 1
             state.features += len(items) * group[task]
             state.tokens += sum(lengths[task][i * group[task] + j] for i in items for j in range(group[task]))

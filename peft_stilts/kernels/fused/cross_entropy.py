@@ -11,7 +11,7 @@ from peft_stilts.kernels.fused.ahead import Variant
 
 BLOCK = 8192
 """Most words that a program reads at a time."""
-BYTES = 2**29
+BYTES = 2**30
 """Of the logits, and of a product on its way into the float32 gradient of the weight, that exist at a time: each part
 reads the weight, and reads and writes its gradient, so that small parts move many more bytes than they save."""
 ALIGNED = 16
@@ -65,14 +65,15 @@ def to_gradient_(logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tenso
     cross_entropy_kernel[(rows,)](logits, labels, losses, words, stride, GRADIENT=gradient, **block(stride))
 
 
-def add_product_(total: torch.Tensor, gradient: torch.Tensor, states: torch.Tensor) -> None:
-    """total (V, H) float32 += gradient^T states, of gradient (n, V) and states (n, H)."""
+def add_product_(total: torch.Tensor, gradient: torch.Tensor, states: torch.Tensor, first: bool) -> None:
+    """total (V, H) float32 += gradient^T states, of gradient (n, V) and states (n, H); = where it is the first one."""
     if states.dtype == total.dtype:
-        total.addmm_(gradient.T, states)
+        torch.addmm(total, gradient.T, states, beta=0 if first else 1, out=total)     # beta 0: total is not read
         return
     size = max(BYTES // (total.shape[1] * states.element_size()), 1)
     for part, columns in zip(total.split(size), gradient.split(size, 1)):
-        part += columns.T @ states
+        product = columns.T @ states
+        part.copy_(product) if first else part.add_(product)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -84,7 +85,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         narrow, added = weight.to(states.dtype), bias.to(states.dtype)
         losses = states.new_empty(len(states), dtype=torch.float32)
         dstates = torch.empty_like(states) if needed[0] else None
-        dweight = torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None
+        blank = torch.empty_like if len(states) else torch.zeros_like      # the first part writes it
+        dweight = blank(weight, dtype=torch.float32) if needed[1] else None
         dbias = torch.zeros_like(bias, dtype=torch.float32) if needed[2] else None
         stride = triton.cdiv(len(weight), ALIGNED) * ALIGNED
         size = max(BYTES // (stride * states.element_size()), 1)
@@ -97,7 +99,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             if dstates is not None:
                 torch.mm(chunk, narrow, out=dstates[rows])
             if dweight is not None:
-                add_product_(dweight, chunk, some)
+                add_product_(dweight, chunk, some, first == 0)
             if dbias is not None:
                 dbias += chunk.sum(0, dtype=torch.float32)
         ctx.dtypes = states.dtype, weight.dtype, bias.dtype
