@@ -14,9 +14,13 @@ T = TypeVar("T")
 def unknown(kind: str, name: object, choices: Iterable[str]) -> str:
     """The message for a name that is not among `choices`: the nearest ones first, then all of them."""
     known = sorted(choices)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"unknown {kind} {str(name)!r}.{hint} Known: {', '.join(known)}."
+    return f"unknown {kind} {str(name)!r}.{nearest(name, known)} Known: {', '.join(known)}."
+
+
+def nearest(name: object, choices: Iterable[str], cutoff: float = 0.5) -> str:
+    """' Did you mean X?', or '' when nothing among `choices` resembles `name` (difflib's ratio from `cutoff`)."""
+    near = difflib.get_close_matches(str(name), sorted(map(str, choices)), n=3, cutoff=cutoff)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -18,6 +18,7 @@ from peft_stilts import results
 from peft_stilts.data.mask import encode_masked
 from peft_stilts.data.sample import Mixing, Schedule, draw_texts
 from peft_stilts.errors import DataError, StoreError, TrainingError
+from peft_stilts.evaluate.items import PARALLEL, judge, write_items
 from peft_stilts.evaluate.predict import FORMS, Scorer, predict
 from peft_stilts.grid.base import encoder_folder, load_tokenizer
 from peft_stilts.grid.loader import Loader
@@ -139,7 +140,8 @@ class Runner:
                                    "seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
 
     def write_scores(self, stage: Evaluate, labels: Mapping[str, Any], folder: Path, place: str) -> int:
-        """Predict and score every language of a target: `folder/predictions/TARGET/test-LL` and `folder/results.csv`.
+        """Predict and score every language of a target: `folder/predictions/TARGET/test-LL` and `folder/results.csv`;
+        of targets that are parallel also `folder/items/TARGET.parquet`, which items are right (evaluate/items.py).
 
         A split whose labels are blank is predicted, not scored, and that is said. Returns how many tokens went through
         the encoder.
@@ -152,6 +154,7 @@ class Runner:
         total = sum(len(some) for part in parts.values() for some in part if some is not None)
         rows: list[dict[str, Any]] = []
         tokens: list[int] = []
+        judged: list[pd.DataFrame] = []
         with progress(f"{place} {stage.label}", total, "items") as step:
 
             def count(passed: int, items: float) -> None:
@@ -165,7 +168,12 @@ class Runner:
                 if why := unlabelled(task.form, items) if split.labelled else "it is published without labels":
                     print(f"{place} {task.name} {code} is predicted, not scored: {why}", flush=True)
                     continue
-                rows += score_rows(stage, code, split.split, predictions, form.golds(items))
+                golds = form.golds(items)
+                rows += score_rows(stage, code, split.split, predictions, golds)
+                if task.name in PARALLEL:
+                    judged.append(judge(task, code, predictions, golds))
+        if judged:
+            write_items(judged, folder, task.name)
         write_rows(results.RESULTS.frame([{**labels, **row} for row in rows]), folder)
         return sum(tokens)
 

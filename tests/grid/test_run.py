@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from peft_stilts import results
 from peft_stilts.errors import DataError, StoreError
+from peft_stilts.evaluate.items import PARALLEL, items_file, read_items
 from peft_stilts.grid import loader
 from peft_stilts.grid import run as module
 from peft_stilts.grid.run import Runner, run, score_rows
@@ -122,6 +123,19 @@ def test_the_scores_are_those_of_the_predictions(finished):
                      for key, answer in zip(rows["id"], rows["answers"])]
             told = frame[(frame["stage_key"] == stage.key) & (frame["language"] == code)].set_index("metric")["score"]
             assert told["exact_match"] == pytest.approx(100 * sum(right) / 5) and told["f1"] >= told["exact_match"]
+
+
+def test_the_right_items_of_parallel_targets_are_kept_and_make_the_score(finished):
+    frame, store = results.read(finished.runs), Store(finished.runs)
+    for stage in (cell.stage for cell in finished.plan.cells):
+        folder, target = store.open(stage.key), stage.task.name
+        assert items_file(folder, target).is_file() == (target in ("xquad", "mlqa"))
+        if target not in PARALLEL:
+            continue
+        told = frame[(frame["stage_key"] == stage.key) & (frame["metric"] == PARALLEL[target])]
+        items = read_items(folder, target).groupby("language")["right"].agg(["mean", "count"])
+        assert (100 * items["mean"]).to_dict() == pytest.approx(dict(zip(told["language"], told["score"])))
+        assert items["count"].to_dict() == dict(zip(told["language"], told["examples"]))
 
 
 def test_target_models_are_dropped_and_intermediate_ones_kept(finished, kept):

@@ -1,0 +1,177 @@
+"""Whether gains follow a language's similarity to English, and whether adapters match full fine-tuning.
+
+From any results table to tables, figures and a report, without torch: `python -m peft_stilts.analysis`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from peft_stilts.errors import StiltsError, UsageError
+from peft_stilts.paths import writable_folder
+from peft_stilts.registry import unknown
+
+EXAMPLES = """examples:
+  %(prog)s --results runs --out report
+  %(prog)s --results a.csv,b.csv --out report --response score --only method=full
+  %(prog)s --simulate --out calibration"""
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between; '' for none."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def chosen(text: str) -> tuple[str, str]:
+    """COLUMN=VALUE."""
+    column, equals, value = text.partition("=")
+    if not column or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not COLUMN=VALUE")
+    return column, value
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}; it must be a number above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; it must be a whole number from 1")
+    return int(text)
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """The command line; `name` is what the user called."""
+    told = argparse.ArgumentParser(prog=name, description=__doc__, epilog=EXAMPLES, allow_abbrev=False,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    told.add_argument("--results", type=names, metavar="FILE,...", help="results tables (CSV, Parquet, or the folder "
+                      "of a run), or any CSV with target, language, score, and for gains intermediate")
+    told.add_argument("--out", required=True, metavar="FOLDER", help="where tables, figures and report.html go")
+    told.add_argument("--response", choices=("gain", "score"), default="gain", help="what is correlated (%(default)s)")
+    told.add_argument("--metric", help="one metric for every target, instead of the rows marked primary")
+    told.add_argument("--only", type=chosen, action="append", default=[], metavar="COLUMN=VALUE",
+                      help="rows with this value alone, such as scale=large; may be given several times")
+    told.add_argument("--exclude", type=names, default=None, metavar="CODE,...", help="languages to leave out (the "
+                      "source language, by default)")
+    told.add_argument("--source", default="en", metavar="CODE", help="the language that similarity is to (%(default)s)")
+    told.add_argument("--similarity", type=names, metavar="MEASURE,...", help="measures, all by default: genetic, "
+                      "geographic, syntactic, phonological, inventory, featural, script, family, cc100")
+    told.add_argument("--database", choices=("lang2vec_knn", "urielplus_angular"), default="lang2vec_knn",
+                      help="where URIEL's measures are from; never mixed (%(default)s)")
+    told.add_argument("--similarity_csv", "--similarity-csv", metavar="FILE.csv", help="further measures: a column "
+                      "language and a column each; with a column family, languages outside XTREME's as well")
+    told.add_argument("--tokenizer", metavar="FOLDER|ID", help="measure the overlap of subwords, on --parallel text")
+    told.add_argument("--parallel", metavar="FOLDER", help="parallel text: tatoeba.LLL-eng.LLL and .eng, or XX.txt")
+    told.add_argument("--covariates", type=names, metavar="NAME,...", help="what partial correlations are given "
+                      "(baseline,cc100 where they are there)")
+    told.add_argument("--margin", type=positive, default=1.0, help="points within which an adapter is as good as full "
+                      "fine-tuning (%(default)s)")
+    told.add_argument("--runs", metavar="FOLDER", help="the folder of a run with its stored predictions: weak spots")
+    told.add_argument("--draws", type=count, default=1999, help="permutations a test (%(default)s)")
+    told.add_argument("--seed", type=int, default=1, help="of permutations, resampling and simulation (%(default)s)")
+    told.add_argument("--simulate", action="store_true", help="write calibration.csv: coverage, false positives and "
+                      "power of intervals and tests, for XTREME's languages, or for those of --results")
+    told.add_argument("--simulations", type=count, default=2000, help="data sets of --simulate (%(default)s)")
+    return told
+
+
+def main(arguments: Sequence[str] | None = None, name: str = "python -m peft_stilts.analysis") -> int:
+    """Run one command line; the exit status. Messages go to stderr, the answer to stdout."""
+    options = parser(name)
+    given, rest = options.parse_known_args(arguments)
+    try:
+        if rest:
+            raise UsageError(unknown("flag", rest[0], [flag for option in options._actions for flag in
+                                                       option.option_strings if flag.startswith("--")]))
+        for line in (_simulate if given.simulate else _report)(given):
+            print(line)
+    except StiltsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"  {text} ...", file=sys.stderr, flush=True)
+
+
+def _responses(given: argparse.Namespace):
+    """(responses, similarities, excluded codes) of what was asked for."""
+    from peft_stilts.analysis.overlap import overlaps
+    from peft_stilts.analysis.responses import read, responses
+    from peft_stilts.analysis.similarity import similarities
+
+    if not given.results:
+        raise UsageError("nothing to read: name --results FILE, or --simulate.")
+    if (given.tokenizer is None) != (given.parallel is None):
+        raise UsageError("--tokenizer and --parallel go together: the overlap is measured on parallel text.")
+    frame, notes = read(given.results, dict(given.only))
+    asked = [given.source, *(() if given.exclude is None else given.exclude)]
+    codes = _codes([*frame["language"].unique()], asked, given.similarity_csv)
+    source, *excluded = [codes[name] for name in asked]
+    excluded = tuple(excluded) if given.exclude is not None else (source,)
+    told = responses(frame.assign(language=frame["language"].map(codes)), given.response, given.metric, excluded, notes)
+    kept = sorted(set(told.means["language"]))
+    overlap = overlaps(given.tokenizer, Path(given.parallel), source, kept) if given.tokenizer else None
+    similar = similarities(kept, source, given.similarity, given.database, given.similarity_csv, overlap)
+    return told, similar, excluded
+
+
+def _codes(there: Sequence[str], asked: Sequence[str], csv: str | None) -> dict[str, str]:
+    """Language as given -> code, of those in the results and of those asked for, each list in one column of codes."""
+    from peft_stilts.analysis.similarity import MINIATURE, column_of, resolve
+
+    made = column_of(there, csv) == MINIATURE
+    return {**({name: name for name in asked} if made else resolve(asked, csv)), **resolve(there, csv)}
+
+
+def _report(given: argparse.Namespace) -> list[str]:
+    from peft_stilts.analysis import report, words
+    from peft_stilts.analysis.study import study, write
+
+    told, similar, excluded = _responses(given)
+    folder = writable_folder(given.out, "out")
+    whole = study(told, similar, excluded, given.covariates, given.margin, given.draws, given.seed,
+                  _stages(given.results), given.runs, _say)
+    written = [*write(whole, folder), *report.write(whole, folder)]
+    return [*words.answer(whole), "", f"{folder / 'report.html'} and {len(written) - 1} other files"]
+
+
+def _stages(paths: Sequence[str]):
+    """The costs that lie beside the results, or None."""
+    from peft_stilts.results import STAGES
+
+    beside = [Path(path) if Path(path).is_dir() else Path(path).parent for path in paths]
+    there = [folder for folder in dict.fromkeys(beside) if any((folder / f"stages.{end}").is_file()
+                                                               for end in ("csv", "parquet"))]
+    return STAGES.read(there) if there else None
+
+
+def _simulate(given: argparse.Namespace) -> list[str]:
+    from peft_stilts.analysis import calibration
+    from peft_stilts.analysis.families import layout
+    from peft_stilts.analysis.responses import CELL
+    from peft_stilts.store import replace_file
+
+    folder = writable_folder(given.out, "out")
+    layouts = calibration.xtreme_layouts()
+    if given.results:
+        told, similar, _ = _responses(given)
+        layouts = sorted({layout([similar.families[code] for code in rows["language"]])
+                          for _, rows in told.means.groupby(CELL)})
+    frame = calibration.simulate(layouts, simulations=given.simulations, seed=given.seed, say=_say)
+    path = folder / "calibration.csv"
+    replace_file(path, lambda draft: frame.to_csv(draft, index=False, lineterminator="\n", float_format="%.4f"))
+    return [calibration.told(frame), "", f"{path} written"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

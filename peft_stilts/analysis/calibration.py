@@ -1,0 +1,184 @@
+"""Do the intervals and tests keep their promises? Data drawn with a known correlation and families as given.
+
+Languages' measure and values are normal, each with the same intra-family correlation and correlated by rho: a
+language's measure is x = sqrt(c) f + sqrt(1 - c) e, f drawn for each family and e for each language; its value is
+rho x' + sqrt(1 - rho^2) of another such draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from peft_stilts.analysis.correlation import FEWEST, intervals, p_values, strengths
+from peft_stilts.analysis.families import Families, from_layout, layout
+from peft_stilts.languages import LANGUAGES
+from peft_stilts.tasks import TARGETS, TASKS
+
+INTRA_FAMILY = (0.3, 0.6)
+RHO = (0.0, 0.3, 0.5, 0.7, 0.9)
+TESTED = ("pearson", "spearman", "kendall")
+MOST_FALSE, LEAST_COVERAGE = 0.07, 0.90
+"""With more false positives or less coverage than this nothing is concluded: 'too few families'."""
+SIMULATIONS, DRAWS, RESAMPLES = 2000, 399, 400
+ON_THE_SPOT = 1000
+"""simulations of a layout that the shipped table lacks"""
+COLUMNS = ["layout", "languages", "families", "icc", "rho", "coefficient", "interval", "test", "coverage", "rejected",
+           "width", "simulations"]
+REPORTED = ("effective number", "permutation by family")
+"""(interval, test) of the report"""
+TRUE = {"pearson": lambda rho: rho, "spearman": lambda rho: 6 / np.pi * np.arcsin(rho / 2),
+        "kendall": lambda rho: 2 / np.pi * np.arcsin(rho)}
+"""coefficient -> its value for normal variables that are correlated by rho (Kruskal 1958, JASA 53)"""
+
+
+def draw(sizes: str, icc: float, rho: float, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(count, n), (count, n): measures and values of languages in families of such sizes; see the head of the file."""
+    members = Families(from_layout(sizes)).members
+    n, families = members.shape
+
+    def one() -> np.ndarray:
+        own = random.standard_normal((count, n))
+        return np.sqrt(icc) * random.standard_normal((count, families)) @ members.T + np.sqrt(1 - icc) * own
+
+    x = one()
+    return x, rho * x + np.sqrt(1 - rho**2) * one()
+
+
+def simulate(
+    layouts: Iterable[str], intra_family: Sequence[float] = INTRA_FAMILY, rhos: Sequence[float] = RHO,
+    coefficients: Sequence[str] = TESTED, simulations: int = SIMULATIONS, seed: int = 1, usual: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> pd.DataFrame:
+    """COLUMNS: coverage of 95 % intervals, share of data in which p < 0.05 (false positives at rho 0, else power), mean
+    width, over `simulations` data sets; of the report's procedures, and with `usual` of the usual ones beside them."""
+    rows = []
+    for sizes in layouts:
+        say(f"{len(from_layout(sizes))} languages in families of {sizes}")
+        for place, (icc, rho) in enumerate((icc, rho) for icc in intra_family for rho in rhos):
+            x, y = draw(sizes, icc, rho, simulations, np.random.default_rng([seed, place]))
+            for coefficient in coefficients:
+                told = [_reported(sizes, x, y, coefficient, seed)]
+                told += _usual(sizes, x, y, coefficient, seed) if usual else []
+                for (interval, test), low, high, p in told:
+                    truth = TRUE[coefficient](rho)
+                    rows.append((sizes, x.shape[1], sizes.count("+") + 1, icc, rho, coefficient, interval, test,
+                                 np.mean((low <= truth) & (truth <= high)), np.mean(p < 0.05), np.mean(high - low),
+                                 simulations))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _reported(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, seed: int) -> tuple:
+    """The very functions of the report, on every simulated data set."""
+    group = Families(from_layout(sizes))
+    if coefficient != "pearson":
+        x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
+    estimate = np.array([strengths(group, a[None], b[None], coefficient)[0, 0] for a, b in zip(x, y)])
+    low, high = intervals(group, x, y, estimate, coefficient)
+    random = np.random.default_rng(seed)
+    p = np.array([p_values(group, a[None], b, r[None], coefficient, DRAWS, random)[0]
+                  for a, b, r in zip(x, y, estimate)])
+    return REPORTED, low, high, p
+
+
+def _usual(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, seed: int) -> list[tuple]:
+    """What is usually done: as if languages were independent, and the percentile bootstrap over families."""
+    n = x.shape[1]
+    test = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}[coefficient]
+    estimate, p = np.array([test(a, b) for a, b in zip(x, y)]).T
+    factor = {"pearson": 1 / (n - 3), "spearman": (1 + estimate**2 / 2) / (n - 3),
+              "kendall": 0.437 / (n - 4) if n > 4 else np.inf}
+    away = stats.norm.ppf(0.975) * np.sqrt(factor[coefficient])
+    z = np.arctanh(np.clip(estimate, -1 + 1e-9, 1 - 1e-9))
+    low, high = _bootstrapped(sizes, x, y, coefficient, seed)
+    outside = np.where((low > 0) | (high < 0), 0.0, 1.0)
+    return [(("independent languages", "independent languages"), np.tanh(z - away), np.tanh(z + away), p),
+            (("bootstrap by family", "bootstrap by family"), low, high, outside)]
+
+
+def _bootstrapped(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, seed: int
+                  ) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile intervals over RESAMPLES draws of families with replacement; of Pearson's and Spearman's (ranks once,
+    within the data) coefficient, and Kendall's by weights of pairs."""
+    members = Families(from_layout(sizes)).members
+    random = np.random.default_rng(seed)
+    families = members.shape[1]
+    counts = random.multinomial(families, np.full(families, 1 / families), size=RESAMPLES).astype(float) @ members.T
+    ends = []
+    for a, b in zip(x, y):
+        if coefficient == "kendall":
+            a, b = (np.sign(side[:, None] - side) for side in (a, b))
+            found = np.einsum("di,ij,dj->d", counts, a * b, counts, optimize=True)
+            found = found / np.sqrt(np.einsum("di,ij,dj->d", counts, a * a, counts, optimize=True)
+                                    * np.einsum("di,ij,dj->d", counts, b * b, counts, optimize=True))
+        else:
+            if coefficient == "spearman":
+                a, b = stats.rankdata(a), stats.rankdata(b)
+            weights = counts / counts.sum(axis=1, keepdims=True)
+            means = [weights @ side for side in (a, b)]
+            both = weights @ (a * b) - means[0] * means[1]
+            with np.errstate(invalid="ignore"):  # a draw of one singleton family has no correlation: NaN, left out
+                found = both / np.sqrt((weights @ a**2 - means[0]**2) * (weights @ b**2 - means[1]**2))
+        ends.append(np.nanpercentile(found, [2.5, 97.5]))
+    return tuple(np.array(ends).T)
+
+
+def xtreme_layouts() -> list[str]:
+    """The layouts of XTREME's nine targets without English, and of all its languages."""
+    codes = [set(TASKS[target].languages) for target in TARGETS if target in TASKS]
+    codes.append(set(LANGUAGES))
+    found = [layout([LANGUAGES[code].family for code in sorted(some - {"en"})]) for some in codes]
+    return sorted(set(found), key=lambda sizes: (len(from_layout(sizes)), sizes))
+
+
+def shipped() -> pd.DataFrame:
+    """The calibration that comes with the package: `python -m peft_stilts.analysis --simulate` makes it again."""
+    with resources.as_file(resources.files(__package__) / "calibration.csv") as path:
+        return pd.read_csv(path)
+
+
+def of_layouts(layouts: Iterable[str], seed: int = 1) -> pd.DataFrame:
+    """The calibration of these layouts: what is shipped, and for others ON_THE_SPOT simulations of the report's own."""
+    known = shipped()
+    wanted = [sizes for sizes in dict.fromkeys(layouts) if len(from_layout(sizes)) >= FEWEST]
+    others = [sizes for sizes in wanted if sizes not in set(known["layout"])]
+    parts = [known[known["layout"].isin(wanted)]]
+    if others:
+        parts.append(simulate(others, simulations=ON_THE_SPOT, seed=seed, usual=False))
+    return pd.concat(parts, ignore_index=True)
+
+
+def reliable(calibration: pd.DataFrame, sizes: str, coefficient: str) -> bool:
+    """Whether the report's interval and test keep to MOST_FALSE and LEAST_COVERAGE on this layout, whatever the
+    correlation and the intra-family correlation simulated. Partial coefficients: as those that they are made of."""
+    coefficient = coefficient.removeprefix("partial_")
+    rows = calibration[(calibration["layout"] == sizes) & (calibration["coefficient"] == coefficient)
+                       & (calibration["test"] == REPORTED[1])]
+    false = rows.loc[rows["rho"] == 0, "rejected"]
+    return len(rows) > 0 and bool(false.max() <= MOST_FALSE) and bool(rows["coverage"].min() >= LEAST_COVERAGE)
+
+
+def detectable(calibration: pd.DataFrame, sizes: str, coefficient: str, power: float = 0.8) -> float:
+    """The smallest correlation of normal variables that the report's test finds with this power on this layout, under
+    the least favourable intra-family correlation; between simulated ones by linear interpolation. NaN: above 0.9."""
+    rows = calibration[(calibration["layout"] == sizes) & (calibration["coefficient"] == coefficient)
+                       & (calibration["test"] == REPORTED[1])]
+    found = rows.groupby("rho")["rejected"].min()
+    if not len(found) or found.max() < power:
+        return float("nan")
+    above = int(np.argmax(found.to_numpy() >= power))
+    return float(np.interp(power, found.iloc[above - 1:above + 1], found.index[above - 1:above + 1]))
+
+
+def told(frame: pd.DataFrame) -> str:
+    """A line a layout and procedure for people: the worst false-positive rate and the worst coverage, in per cent."""
+    rows = []
+    for (sizes, interval, test), some in frame.groupby(["layout", "interval", "test"], sort=False):
+        name = interval if interval == test else f"{interval}, {test}"
+        rows.append((sizes, name, 100 * some.loc[some["rho"] == 0, "rejected"].max(), 100 * some["coverage"].min()))
+    table = pd.DataFrame(rows, columns=["families of", "interval and test", "most false positives", "least coverage"])
+    return table.to_string(index=False, float_format="%.1f")
