@@ -12,10 +12,11 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MPLBACKEND"] = "Agg"
-# The same arithmetic on every machine: what runs on a GPU is measured by tools/bench.py, never here.
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# Fused kernels run in Triton's interpreter; read when Triton is imported, which torch does by itself.
-os.environ["TRITON_INTERPRET"] = "1"
+if os.environ.get("STILTS_TEST_DEVICE") != "cuda":      # with it, tests/kernels/fused runs on the GPU
+    # The same arithmetic on every machine: what runs on a GPU is measured by tools/bench.py.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Fused kernels run in Triton's interpreter; read when Triton is imported, which torch does by itself.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @atexit.register

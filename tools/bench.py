@@ -22,7 +22,7 @@ import os
 from pathlib import Path
 
 CHOICES = {"task": ("qa", "pairs"), "method": ("full", "lora"),
-           "kernels": ("auto", "triton", "compile", "eager")}
+           "kernels": ("auto", "triton", "compile", "eager"), "precision": ("fp32", "bf16")}
 
 
 def count(text: str) -> int:
@@ -82,6 +82,8 @@ def shaped(parser: argparse.ArgumentParser) -> None:
                         "37, at most 256), or both (the default)")
     parser.add_argument("--kernels", type=names(*CHOICES["kernels"]), default=("auto",), metavar="auto,...",
                         help="kernels of ours: auto, triton, compile, eager; several are compared (auto)")
+    parser.add_argument("--precision", choices=CHOICES["precision"], default="fp32", help="of every contestant where "
+                        "it is timed; parity is always in fp32 (%(default)s)")
     parser.add_argument("--tokens_per_pack", "--tokens-per-pack", type=counts, default=(4096,), metavar="N,...",
                         help="tokens in a forward pass of ours; the fastest of several is found by a sweep (4096)")
     parser.add_argument("--layers", type=count, default=4, help="layers of width 1024 (%(default)s; XLM-R Large: 24)")
@@ -154,14 +156,17 @@ def parser() -> argparse.ArgumentParser:
 
 def _steps(one: argparse.ArgumentParser) -> None:
     """The flags of `large` and `step`."""
-    one.add_argument("--method", type=names(*CHOICES["method"]), default=CHOICES["method"], metavar="full,lora",
-                     help="full, lora or full,lora (the default)")
+    one.add_argument("--method", type=names(*CHOICES["method"], "qlora"), default=CHOICES["method"],
+                     metavar="full,lora", help="some of full, lora and qlora (full,lora)")
     one.add_argument("--features", type=count, default=8, help="features in the optimizer step (%(default)s)")
     one.add_argument("--length", type=count, default=185, help="mean tokens of a feature; lengths are drawn around "
                      "it, at most 384 (%(default)s, as SQuAD v1.1's windows)")
     one.add_argument("--tokens_per_pack", "--tokens-per-pack", type=count, default=1536,
                      help="tokens in one forward pass (%(default)s)")
-    one.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(%(default)s)")
+    one.add_argument("--precision", choices=CHOICES["precision"], default="fp32", help="(%(default)s)")
+    one.add_argument("--kernels", choices=CHOICES["kernels"], default="auto", help="(%(default)s)")
+    one.add_argument("--gradient_checkpointing", "--gradient-checkpointing", action="store_true", help="keep each "
+                     "layer's input alone for the backward pass")
     one.add_argument("--layers", type=count, default=24, help="24 is XLM-R Large; fewer for a quick try")
     one.add_argument("--steps", type=count, default=1, help="optimizer steps; with several, the median of all but "
                      "the first is told, which warms up (%(default)s)")

@@ -51,8 +51,9 @@ def hashed(offsets: torch.Tensor, low: torch.Tensor | int, high: torch.Tensor | 
     return h ^ ((h >> 14) & 0x3FFFF)
 
 
-def keep_mask(shape: tuple[int, ...], p: float, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Which elements of a tensor of `shape` dropout of probability `p` keeps under `seed`: bool of that shape.
+def keep_mask(shape: tuple[int, ...], p: float, seed: int, device: torch.device | str | None = None) -> torch.Tensor:
+    """Which elements of a tensor of `shape` dropout of probability `p` keeps under `seed`: bool of that shape, on
+    `device` (None: torch's default).
 
     The element with the row-major number o (modulo 2^32) is kept where the hash of o under the seed reaches
     `threshold(p)`. Every implementation, compiled or fused, keeps the same elements.

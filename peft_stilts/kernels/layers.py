@@ -53,12 +53,21 @@ class FusedLora(LoraLinear):
         for name in trained:
             a, b, scale = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
             p = getattr(self.lora_dropout[name], "p", 0.0) if self.training else 0.0
-        below = (None, None)
-        if frozen:
-            below = (torch.cat([self.lora_A[name].weight for name in frozen]),
-                     torch.cat([self.lora_B[name].weight * self.scaling[name] for name in frozen], dim=1))
+        below = self.frozen_maps(frozen, rows.dtype) if frozen else (None, None)
         result = self.ops.add_lora_(result, rows, *below, a, b, scale, p, draw_seed() if p else 0)
         return result.view(*x.shape[:-1], -1)
+
+    def frozen_maps(self, names: list[str], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """The A's of frozen adapters one under the other, and their B's times their scales side by side, in `dtype`:
+        made once, and again when a weight is changed or moved."""
+        weights = [self.lora_A[name].weight for name in names], [self.lora_B[name].weight for name in names]
+        key = dtype, [(self.scaling[name], *((weight.data_ptr(), weight._version) for weight in both))
+                      for name, *both in zip(names, *weights)]
+        if self.__dict__.get("frozen", (None,))[0] != key:
+            with torch.no_grad():
+                scaled = [weight * self.scaling[name] for name, weight in zip(names, weights[1])]
+                self.__dict__["frozen"] = key, (torch.cat(weights[0]).to(dtype), torch.cat(scaled, dim=1).to(dtype))
+        return self.__dict__["frozen"][1]
 
 
 class FusedDropout(nn.Dropout):

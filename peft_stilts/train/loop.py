@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -109,9 +109,10 @@ def train(
                 break
             if checkpoints.due():
                 checkpoints.save(state)
-            learner.train()
+            if not learner.training:    # hundreds of modules: a small pack takes a GPU no longer
+                learner.train()
             task, items = order.at(state.step)
-            loss = _gradients(accelerator, learner, task, features[task], lengths[task], items, state, seed, say)
+            loss = _gradients(accelerator, learner, parameters, task, features[task], items, state, seed, say)
             seen = (features[task].input_ids[i * group[task] + j] for i in items for j in range(group[task]))
             norm = clip(accelerator, parameters, settings.max_grad_norm, words, seen)
             loss, norm = torch.stack([loss, norm.to(loss)]).tolist()  # the step's one wait for the device
@@ -143,9 +144,8 @@ def train(
     _checkpoint_layers(learner, False)
     learner = accelerator.unwrap_model(learner, keep_fp32_wrapper=False).eval()
     learner.__dict__.pop("forward", None)  # accelerate leaves a bound method there, which would keep the learner alive
-    kept = {name: getattr(state, name) for name in TOLD}
     return TrainingRecord(
-        **kept,
+        **{name: getattr(state, name) for name in TOLD},
         steps=state.step,
         peak_memory_bytes=peak_memory(),
         first_loss=first,
@@ -169,23 +169,23 @@ def _checkpoint_layers(learner: Learner, on: bool) -> None:
 def _gradients(
     accelerator: Accelerator,
     learner: Learner,
+    parameters: Sequence[torch.nn.Parameter],
     task: str,
     features: Packable,
-    lengths: list[int],
     items: list[int],
     state: State,
     seed: int,
     say: Callable[[str], None],
 ) -> torch.Tensor:
-    """Gradients of the mean loss over the `items` of `task`, in packs of `state.token_budget` tokens; returns that
-    loss, detached.
+    """Gradients of `parameters`, those that are trained: of the mean loss over the `items` of `task`, in packs of
+    `state.token_budget` tokens; returns that loss, detached.
 
     When memory runs out the budget is halved, in `state`, and the step begun again with the same random numbers.
     TrainingError when a pack of one item does not fit.
     """
     head = learner.heads[task]
     group = head.group
-    sizes = {i: sum(lengths[i * group : (i + 1) * group]) for i in items}
+    sizes = {i: sum(map(len, features.input_ids[i * group : (i + 1) * group])) for i in items}
     while True:
         plan = plan_packs(sizes, items, state.token_budget)
         packs = [
@@ -193,7 +193,8 @@ def _gradients(
             for part in plan
         ]
         counted = max(1, sum(head.count(pack) for pack in packs))
-        learner.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         torch.manual_seed(derived_seed("dropout", seed, state.step))
         try:
             loss = torch.zeros((), device=accelerator.device)
@@ -205,7 +206,8 @@ def _gradients(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        learner.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         free_memory()
         largest = max(len(pack.input_ids) for pack in packs)
         if all(len(part) == 1 for part in plan):

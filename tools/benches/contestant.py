@@ -39,16 +39,19 @@ class Turns:
     def wait(self) -> None:
         """Wait for the next `go` and start the clock."""
         hear()
+        finish()
         if self.profiler and self.turn == len(self.sizes) - 1:
             self.profiler.start()
         self.begin = time.perf_counter()
 
-    def step(self, tokens: int) -> None:
-        """One step more is done; `tokens` so far in all. At a turn's end the seconds and tokens of it are told, and
-        the next turn is waited for."""
+    def step(self, tokens) -> None:
+        """One step more is done; `tokens` so far in all, a number or a tensor. At a turn's end the seconds and tokens
+        of it are told, and the next turn is waited for."""
         self.done += 1
         if self.done < self.sizes[self.turn]:
             return
+        finish()
+        tokens = int(tokens)
         seconds = time.perf_counter() - self.begin
         if self.profiler and self.turn == len(self.sizes) - 1:
             self.profiler.stop()
@@ -59,6 +62,14 @@ class Turns:
 
 
 _out = sys.stdout
+
+
+def finish() -> None:
+    """Wait until the GPU, where there is one, has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def hear() -> str:

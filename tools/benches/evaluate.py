@@ -57,7 +57,7 @@ def timing(base: Job, sizes: dict[str, int]) -> tuple[dict, list[float], dict]:
         with started(jobs) as all_of_them:
             for round_ in range(-1, base.rounds):
                 if round_ >= 0:
-                    rates.append(report.product_rate(base.shape.width, base.shape.inner, base.threads))
+                    rates.append(report.product_rate(base.shape.width, base.shape.inner, base.threads, base.precision))
                 take_turns(all_of_them, round_)
                 if round_ < 0:
                     difference = same_logits(files)

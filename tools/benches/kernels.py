@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ WIDTH, INNER, HEADS, WORDS, MASKED = 1024, 4096, 16, 250002, 610
 """XLM-R Large; the masked tokens are 15 % of the pack's."""
 DROPOUT, LORA_DROPOUT, RANK, SCALE, EPS, SEED = 0.1, 0.05, 16, 2.0, 1e-5, 1
 
+AHEAD = 10
+"""Fills of 1 GiB before a run that is timed on a GPU: some 3 ms of an H100's"""
 TIMES = {("cross_entropy_kernel", "logits"): ("GRADIENT", 3), ("up_grad_kernel", "dx"): ("ADD", 2)}
 """(kernel, argument) -> (flag, how often a launch with that flag reads or writes the tensor); all others: once."""
 WRITES_ONLY = {"fill_", "zero_", "copy_", "zeros_like", "ones_like", "full_like"}
@@ -247,27 +250,33 @@ def cases() -> list[Case]:
     ]
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a piece of work on the GPU, whose cache is filled with something else before each run; that
-    also lets the launches be queued ahead, so that Python's time is not measured."""
-    other = torch.empty(2**28, dtype=torch.uint8, device="cuda")
-    found = []
+def seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median seconds of a piece of work: on the GPU, and of the processor that launches it.
+
+    The GPU fills its cache with something else before each run, for so long that all launches are queued ahead and
+    the processor's time is not part of its own.
+    """
+    other = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    on_gpu, launching = [], []
     for _ in range(3 + repeats):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        other.zero_()
+        for _ in range(AHEAD):
+            other.zero_()
         begin.record()
+        start = time.perf_counter()
         work()
+        launching.append(time.perf_counter() - start)
         end.record()
         torch.cuda.synchronize()
-        found.append(begin.elapsed_time(end) / 1000)
-    return statistics.median(found[3:])
+        on_gpu.append(begin.elapsed_time(end) / 1000)
+    return statistics.median(on_gpu[3:]), statistics.median(launching[3:])
 
 
 def bandwidth(repeats: int) -> float:
     """Bytes a second that a copy of 1 GiB reads and writes."""
     source = torch.zeros(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2**31 / seconds(lambda: target.copy_(source), repeats)
+    return 2**31 / seconds(lambda: target.copy_(source), repeats)[0]
 
 
 def measure(case: Case, dtype: torch.dtype, repeats: int, rate: float | None) -> dict[str, object]:
@@ -281,24 +290,26 @@ def measure(case: Case, dtype: torch.dtype, repeats: int, rate: float | None) ->
         for name, function in versions.items():
             given = case.make(dtype, "cuda")
             grad = torch.ones_like(function(*given))
-            taken = seconds(partial(both_ways, function, given, grad), 10 * repeats)
-            row |= {f"{name}_seconds": taken, f"{name}_bandwidth": row[f"{name}_bytes"] / taken / rate}
+            taken, launching = seconds(partial(both_ways, function, given, grad), 10 * repeats)
+            row |= {f"{name}_seconds": taken, f"{name}_bandwidth": row[f"{name}_bytes"] / taken / rate,
+                    f"{name}_launching_seconds": launching}
             del given, grad
     return row
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """The rows as text; times and the fraction of the memory's bandwidth only where they were measured."""
+    """The rows as text; where they were measured, times on the GPU, the fraction of the memory's bandwidth and the
+    processor's time to launch."""
     lines = [f"{'op, forward and backward':<44} {'dtype':<8} {'eager MB':>9} {'fused MB':>9} {'ratio':>6}"]
     timed = "eager_seconds" in rows[0]
     if timed:
-        lines[0] += f" {'eager ms (bandwidth)':>22} {'fused ms (bandwidth)':>22}"
+        lines[0] += f" {'eager ms (bandwidth) launch':>28} {'fused ms (bandwidth) launch':>28}"
     for row in rows:
         line = (f"{row['op']:<44} {row['dtype']:<8} {row['eager_bytes'] / 1e6:>9,.1f} "
                 f"{row['fused_bytes'] / 1e6:>9,.1f} {row['ratio']:>6.2f}")
         if timed:
-            line += "".join(f" {row[f'{name}_seconds'] * 1e3:>14.3f} ({row[f'{name}_bandwidth']:>4.0%})"
-                            for name in ("eager", "fused"))
+            line += "".join(f" {row[f'{name}_seconds'] * 1e3:>13.3f} ({row[f'{name}_bandwidth']:>4.0%}) "
+                            f"{row[f'{name}_launching_seconds'] * 1e3:>7.3f}" for name in ("eager", "fused"))
         lines.append(line)
     return "\n".join(lines)
 

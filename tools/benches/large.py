@@ -21,18 +21,21 @@ import torch
 from transformers import XLMRobertaConfig
 
 from benches.contestant import TOOL
-from benches.report import GIB
+from benches.report import GIB, resolved
 from peft_stilts.data.encode import Features
 from peft_stilts.digest import sha256_file
 from peft_stilts.grid.base import find_base, load_tokenizer
 from peft_stilts.grid.estimate import product_rate
-from peft_stilts.grid.memory import encoder_parameters, training_memory
+from peft_stilts.grid.memory import Load, encoder_parameters, training_memory
+from peft_stilts.kernels.choose import fuse
+from peft_stilts.machine import device
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.adapter_io import save_encoder, save_head
 from peft_stilts.model.bundle import SHAPE, read_bundle, write_bundle
 from peft_stilts.model.encoder import load_encoder, random_encoder
 from peft_stilts.model.heads import new_head
 from peft_stilts.model.learner import Learner
+from peft_stilts.model.quantize import quantize
 from peft_stilts.share.load import load
 from peft_stilts.spec import LoraSettings, TrainingSettings
 from peft_stilts.train.loop import train
@@ -47,7 +50,8 @@ def shape_of(layers: int) -> XLMRobertaConfig:
 def large(arguments: argparse.Namespace) -> None:
     """The steps of each method of `--method`, in a process of its own, so that its peak memory is its own."""
     flags = [f"--{flag}={getattr(arguments, flag)}"
-             for flag in ("features", "length", "tokens_per_pack", "precision", "layers", "steps")]
+             for flag in ("features", "length", "tokens_per_pack", "precision", "kernels", "layers", "steps")]
+    flags += ["--gradient_checkpointing"] if arguments.gradient_checkpointing else []
     for name in arguments.method:
         subprocess.run([sys.executable, str(TOOL), "step", f"--method={name}", *flags], check=True)
 
@@ -57,17 +61,24 @@ def step(arguments: argparse.Namespace) -> None:
     config, (method,) = shape_of(arguments.layers), arguments.method
     features, steps, precision = arguments.features, arguments.steps, arguments.precision
     settings = TrainingSettings(epochs=1.0, features_per_step=features, tokens_per_pack=arguments.tokens_per_pack,
-                                keep="last")
-    lora = LoraSettings() if method == "lora" else None
-    estimate = training_memory(config, settings, lora, precision=precision)
-    encoder = random_encoder(config, seed=1)
-    stack = stacks.lora(encoder, [], lora, "squad", 1) if lora else stacks.full(encoder)
-    learner = Learner(stack, {"squad": new_head("span", config, 2, 1)})
+                                keep="last", gradient_checkpointing=arguments.gradient_checkpointing)
+    lora = None if method == "full" else LoraSettings()
     generator = np.random.default_rng(1)
     lengths = np.clip(generator.normal(arguments.length, 60, features * steps).astype(int), 32, 384)
     ids = [generator.integers(4, config.vocab_size, size).astype(np.int32) for size in lengths]
     spans = generator.integers(1, 32, (2, len(ids)))
     data = Features(ids, {"start": spans[0], "end": spans[1]}, np.arange(len(ids), dtype=np.int64))
+    fullest = max(lengths.reshape(steps, features), key=sum).astype(float)
+    load = Load(min(int(fullest.sum()), settings.tokens_per_pack), float((fullest**2).sum() / fullest.sum()),
+                len(np.unique(np.concatenate(ids))))
+    kernels, = resolved([arguments.kernels])
+    estimate = training_memory(config, settings, lora, precision=precision, method=method, kernels=kernels, load=load)
+    encoder = random_encoder(config, seed=1)
+    if method == "qlora":
+        quantize(encoder.model.to(device()), torch.bfloat16 if precision == "bf16" else torch.float32)
+    stack = stacks.lora(encoder, [], lora, "squad", 1) if lora else stacks.full(encoder)
+    learner = Learner(stack, {"squad": new_head("span", config, 2, 1)})
+    fuse(learner, kernels)
     gc.collect()
     with tempfile.TemporaryDirectory() as folder:
         ticks = [time.perf_counter()]
@@ -78,8 +89,8 @@ def step(arguments: argparse.Namespace) -> None:
     rate = product_rate(config.hidden_size, config.intermediate_size, 1024, precision)
     products = (4 if lora else 6) * encoder_parameters(config)[1] * tokens
     peak = record.peak_memory_bytes
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{method}, {precision}, {device}: a step of {features} features, {tokens:,.0f} tokens in packs of "
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{method}, {precision}, {kernels}, {where}: a step of {features} features, {tokens:,.0f} tokens in packs of "
           f"{settings.tokens_per_pack:,}: {seconds:.3g} s, {tokens / seconds:,.0f} tokens/s; peak memory "
           f"{peak / GIB:.1f} GiB (estimate {estimate / GIB:.1f}); {record.trainable_parameters:,} parameters trained; "
           f"{products / seconds / rate:.2f} of the measured product rate ({rate / 1e9:.0f} GFLOP/s)", flush=True)

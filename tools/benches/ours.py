@@ -22,7 +22,7 @@ from peft_stilts.data.sample import Schedule
 from peft_stilts.evaluate.predict import Scorer
 from peft_stilts.grid.memory import Load, training_memory
 from peft_stilts.kernels.choose import fuse
-from peft_stilts.machine import peak_memory, reset_peak_memory
+from peft_stilts.machine import device, peak_memory, reset_peak_memory
 from peft_stilts.model import stack as stacks
 from peft_stilts.model.encoder import random_encoder
 from peft_stilts.model.heads import new_head
@@ -87,7 +87,7 @@ def train_unsaved(job: Job, learner: Learner, data: Features, progress: Callable
     training's time, and would fall due while a contestant waits for its turn.)"""
     with mock.patch.object(checkpoint, "SHORTEST_SECONDS", math.inf), tempfile.TemporaryDirectory() as folder:
         return train_learner(learner, {job.task: data}, job.settings(), seed=job.seed, folder=Path(folder),
-                             progress=progress, say=say)
+                             precision=job.precision, progress=progress, say=say)
 
 
 def train(job: Job) -> dict:
@@ -95,7 +95,7 @@ def train(job: Job) -> dict:
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) if job.profile else None
     data = training_data(job)
     estimate = training_memory(job.config, job.settings(), lora_settings(job), kernels=job.kernels,
-                               load=load_of(job, data))
+                               precision=job.precision, load=load_of(job, data))
     learner = new_learner(job)
     fuse(learner.stack.model, job.kernels)
     turns = Turns([job.warm, *[job.steps] * job.rounds, job.profile], profiler)
@@ -140,7 +140,7 @@ def predict(job: Job) -> dict:
     """A pass over the job's features a turn, without gradients, by evaluate/predict.py's Scorer; a sweep: a pass over
     them in packs of each of `job.sizes`, after one that warms up."""
     data = features(job, passage(job))
-    learner = new_learner(job).eval()
+    learner = new_learner(job).eval().to(device())
     fuse(learner.stack.model, job.kernels)
     sizes = [job.sizes[0], *job.sizes] if job.sizes else [job.size] * (job.warm + job.rounds)
     turns = Turns([1] * len(sizes))
@@ -150,7 +150,8 @@ def predict(job: Job) -> dict:
     turns.wait()
     for turn, size in enumerate(sizes):
         settings = dataclasses.replace(job, size=size).settings()
-        scorer = Scorer(learner.stack, learner.heads[job.task], SimpleNamespace(pad_token_id=1), settings)
+        scorer = Scorer(learner.stack, learner.heads[job.task], SimpleNamespace(pad_token_id=1), settings,
+                        precision=job.precision, device=device())
         logits = scorer.logits(data, lambda tokens: None, per_item=job.task == "pairs")
         if job.out and turn == 0:
             np.savez(job.out, *logits)

@@ -106,7 +106,7 @@ class Steps(TrainerCallback):
         self.hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def _count(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.tokens += int(kwargs["attention_mask"].sum())
+        self.tokens = self.tokens + kwargs["attention_mask"].sum()      # a tensor: nothing waits for a GPU
 
     def on_step_end(self, *args, **kwargs) -> None:
         self.turns.step(self.tokens)
@@ -127,6 +127,13 @@ def without_padding(model: nn.Module) -> None:
     next(module for name, module in model.named_modules() if name.endswith("qa_outputs")).register_forward_hook(hide)
 
 
+def plan_once(job: Job) -> None:
+    """On a GPU, for those whose batches differ in length: no attention of cuDNN's, which plans anew for each length.
+    (Few steps would be nothing but plans; a long training soon has them all.)"""
+    if job.who != "padded":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def arguments(job: Job, folder: str, size: int, steps: int) -> TrainingArguments:
     """Trainer's arguments: as the tasks of a benchmark need them, all else its defaults."""
     best = {} if job.who == "padded" else {"optim": "adamw_torch_fused"}
@@ -134,9 +141,10 @@ def arguments(job: Job, folder: str, size: int, steps: int) -> TrainingArguments
         output_dir=folder, per_device_train_batch_size=size, gradient_accumulation_steps=max(1, job.per_step // size),
         per_device_eval_batch_size=size, max_steps=steps, learning_rate=job.lr, weight_decay=0.01,
         lr_scheduler_type="linear", warmup_steps=0, max_grad_norm=1.0, train_sampling_strategy="sequential",
-        use_cpu=True, report_to="none", save_strategy="no", logging_strategy="no", eval_strategy="no",
-        dataloader_num_workers=0, dataloader_pin_memory=False, remove_unused_columns=False, disable_tqdm=True,
-        label_names=list(LABELS[job.task].values()), seed=job.seed, **best)
+        use_cpu=not torch.cuda.is_available(), bf16=job.precision == "bf16", report_to="none", save_strategy="no",
+        logging_strategy="no", eval_strategy="no", dataloader_num_workers=0, dataloader_pin_memory=False,
+        remove_unused_columns=False, disable_tqdm=True, seed=job.seed,
+        label_names=list(LABELS[job.task].values()), **best)
 
 
 def new_trainer(job: Job, model: nn.Module, folder: str, size: int, steps: int, data: list[dict],
@@ -156,6 +164,7 @@ def new_trainer(job: Job, model: nn.Module, folder: str, size: int, steps: int, 
 
 def train(job: Job) -> dict:
     """The training of `job`, in turns; what it came to."""
+    plan_once(job)
     model, steps = new_model(job), plan(job)
     order = steps.grouped if job.who == "grouped" else steps.plain
     data = rows(job, features(job, steps.lengths), [i for step in order for i in step])
@@ -176,6 +185,7 @@ def train(job: Job) -> dict:
 
 def sweep(job: Job) -> dict:
     """A training of one step for each of `job.sizes` features a micro-batch, one a turn; the first turn warms up."""
+    plan_once(job)
     model, steps = new_model(job), plan(job)
     order = steps.grouped if job.who == "grouped" else steps.plain
     data = rows(job, features(job, steps.lengths), order[0])
@@ -195,6 +205,7 @@ def sweep(job: Job) -> dict:
 def predict(job: Job) -> dict:
     """A pass over the job's features a turn by Trainer.predict, with `job.size` features a batch; a sweep: a pass over
     them for each of `job.sizes`, after one that warms up."""
+    plan_once(job)
     model, made = new_model(job), features(job, passage(job))
     order = np.argsort(-made.lengths, kind="stable") if job.who == "sorted" else np.arange(len(made))
     data, tokens = rows(job, made, order.tolist()), int(made.lengths.sum())

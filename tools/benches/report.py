@@ -78,17 +78,23 @@ def resolved(asked: Sequence[str]) -> list[str]:
         raise SystemExit(str(error)) from None
 
 
-def product_rate(width: int, inner: int, threads: int) -> float:
-    """Floating-point operations a second of (2048, width) @ (width, inner) in fp32, measured now for a second."""
+def product_rate(width: int, inner: int, threads: int, precision: str = "fp32") -> float:
+    """Floating-point operations a second of (2048, width) @ (width, inner), measured now for a second, on the CUDA
+    device where there is one."""
     import torch
 
     torch.set_num_threads(threads)
-    a, b, out = torch.randn(RATE_ROWS, width), torch.randn(width, inner), torch.empty(RATE_ROWS, inner)
-    torch.mm(a, b, out=out)
+    dtype, on_gpu = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], torch.cuda.is_available()
+    a, b = (torch.randn(shape, dtype=dtype, device="cuda" if on_gpu else "cpu")
+            for shape in ((RATE_ROWS, width), (width, inner)))
+    out, at_once = torch.mm(a, b), 200 if on_gpu else 1
     count, begin = 0, time.perf_counter()
     while (seconds := time.perf_counter() - begin) < RATE_SECONDS:
-        torch.mm(a, b, out=out)
-        count += 1
+        for _ in range(at_once):
+            torch.mm(a, b, out=out)
+        if on_gpu:
+            torch.cuda.synchronize()
+        count += at_once
     return 2 * RATE_ROWS * width * inner * count / seconds
 
 

@@ -26,7 +26,7 @@ def base_job(arguments: argparse.Namespace, task: str, method: str) -> Job:
     shape = SMALL if arguments.quick else Shape(arguments.layers)
     return Job(who="ours", purpose="train", task=task, method=method, shape=shape, per_step=FEATURES_PER_STEP[task],
                steps=getattr(arguments, "steps", 1), rounds=arguments.rounds, seed=arguments.seed,
-               threads=arguments.threads, lr=2e-4 if method == "lora" else 1e-5,
+               threads=arguments.threads, precision=arguments.precision, lr=2e-4 if method == "lora" else 1e-5,
                pool=2000 if arguments.quick else 20000,
                in_use=arguments.words_in_use, lengths_from=arguments.lengths_from and str(arguments.lengths_from))
 
@@ -49,7 +49,7 @@ def parity(base: Job, names: Sequence[str], quick: bool, full_shape: bool) -> di
     """
     steps = QUICK_PARITY_STEPS if quick else PARITY_STEPS
     common = {"shape": base.shape if full_shape else SMALL, "dropout": 0.0, "lora_dropout": 0.0, "lr": PARITY_LR,
-              "warm": 0, "steps": steps, "rounds": 1, "same_order": True, "pool": 2000}
+              "warm": 0, "steps": steps, "rounds": 1, "same_order": True, "pool": 2000, "precision": "fp32"}
     jobs = [job_of(base, who, size=1024 if who.startswith("ours") else base.per_step // 4, **common) for who in names]
     losses = {}
     with started(jobs) as all_of_them:
@@ -108,7 +108,7 @@ def timing(base: Job, sizes: dict[str, int], profile: bool) -> tuple[dict, list[
     with started(jobs) as all_of_them:
         for round_ in range(-1, base.rounds):
             if round_ >= 0:
-                rates.append(report.product_rate(base.shape.width, base.shape.inner, base.threads))
+                rates.append(report.product_rate(base.shape.width, base.shape.inner, base.threads, base.precision))
             take_turns(all_of_them, round_)
         found = {}
         for contestant in all_of_them:

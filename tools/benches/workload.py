@@ -75,6 +75,7 @@ class Job:
     lr: float = 1e-5
     seed: int = 1
     threads: int = 2
+    precision: str = "fp32"
     kernels: str = "eager"
     pool: int = 20000
     in_use: int = 50000

@@ -91,8 +91,8 @@ def forward_kernel(query, key, value, out, lse, cu_seqlens, query_token, query_h
         v = tile(value, places, value_token, length, WIDTH, BLOCK_D)
         mixed = tl.dot(weights.to(v.dtype), v, mixed * shrink[:, None], input_precision="ieee")
     heads = tl.num_programs(1)
-    put(out + (start * heads + head) * WIDTH, rows, heads * WIDTH, length, mixed * (scale / total)[:, None], WIDTH,
-        BLOCK_D)
+    put(out + (start * heads + head) * WIDTH, rows, heads * WIDTH, length, mixed * tl.div_rn(scale, total)[:, None],
+        WIDTH, BLOCK_D)
     tl.store(lse + head * tokens + start + rows, highest + tl.log2(total), mask=rows < length)
 
 
@@ -181,7 +181,7 @@ def key_kernel(query, key, value, lse, grad, delta, dkey, dvalue, cu_seqlens, qu
 
 def blocks(kind: str, dtype: torch.dtype, width: int) -> dict[str, int]:
     """The launch's block sizes, warps and stages: the table's, with fewer queries and keys where heads are wide."""
-    padded = max(triton.next_power_of_2(width), 16)
+    padded = max(1 << (width - 1).bit_length(), 16)
     sizes = dict(BLOCKS[dtype][kind])
     for name in ("BLOCK_M", "BLOCK_N"):
         sizes[name] = max(sizes[name] * 64 // max(padded, 64), 16)

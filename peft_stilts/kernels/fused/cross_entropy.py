@@ -51,7 +51,7 @@ def cross_entropy_kernel(logits, labels, losses, words, stride, GRADIENT: tl.con
 
 def block(stride: int) -> dict[str, int]:
     """The launch's block of words and number of warps: at most 16 words a thread."""
-    size = min(triton.next_power_of_2(stride), BLOCK)
+    size = min(1 << (stride - 1).bit_length(), BLOCK)
     return {"BLOCK": size, "num_warps": max(size // 512, 1)}
 
 

@@ -47,7 +47,7 @@ def backward_kernel(grad, x, bias, dx, dbias, rows, width, SUM: tl.constexpr, BL
 
 def block(width: int) -> dict[str, int]:
     """The launch's block of columns and number of warps."""
-    size = min(triton.next_power_of_2(width), BLOCK)
+    size = min(1 << (width - 1).bit_length(), BLOCK)
     return {"BLOCK": size, "num_warps": max(size // 256, 1)}
 
 
@@ -61,7 +61,7 @@ class BiasGelu(torch.autograd.Function):
         out = torch.empty_like(x)
         size = block(width)
         if rows:
-            forward_kernel[(rows, triton.cdiv(width, size["BLOCK"]))](x, bias.contiguous(), out, width, **size)
+            forward_kernel[(rows, -(-width // size["BLOCK"]))](x, bias.contiguous(), out, width, **size)
         ctx.save_for_backward(x, bias)
         return out
 
@@ -76,7 +76,7 @@ class BiasGelu(torch.autograd.Function):
         dbias = x.new_empty((programs if sums else 0, width), dtype=torch.float32)
         size = block(width)
         if rows:
-            backward_kernel[(programs, triton.cdiv(width, size["BLOCK"]))](
+            backward_kernel[(programs, -(-width // size["BLOCK"]))](
                 grad.contiguous(), x, bias.contiguous(), dx, dbias, rows, width, SUM=sums, **size)
         return dx, dbias.sum(0).to(bias.dtype) if sums else None
 

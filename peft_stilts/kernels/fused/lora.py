@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -84,102 +86,115 @@ def up_grad_kernel(du, a, dx, rows, width, rank, scale, seed0, seed1, threshold,
     tl.store(dx + offsets, total, mask=inside)
 
 
-def mask_of(p: float, seed: int) -> dict[str, float | int]:
-    """The kernels' arguments for dropout of probability `p` under `seed`."""
+def mask_of(scale: float, p: float, seed: int) -> dict[str, float | int]:
+    """The kernels' arguments for `scale` times dropout of probability `p` under `seed`."""
     low, high = halves(seed)
-    return {"scale": 1 / (1 - p), "seed0": low, "seed1": high, "threshold": threshold(p)}
+    return {"scale": scale / (1 - p), "seed0": low, "seed1": high, "threshold": threshold(p)}
 
 
 def ranks_of(rank: int) -> int:
     """Ranks of a program's block."""
-    return min(max(triton.next_power_of_2(rank), 16), WIDEST)
+    return min(max(1 << (rank - 1).bit_length(), 16), WIDEST)
 
 
-def down(x: torch.Tensor, a: torch.Tensor, p: float, seed: int) -> torch.Tensor:
-    """dropout(x) a^T of x (T, in) and a (r, in), both of one dtype: (T, r)."""
+def down(x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int) -> torch.Tensor:
+    """scale dropout(x) a^T of x (T, in) and a (r, in), both of one dtype: (T, r)."""
     if not p:
-        return x @ a.T
+        return (x @ a.T).mul_(scale)
     (rows, width), rank, ranks = x.shape, len(a), ranks_of(len(a))
     size, _, depth = BLOCKS[x.dtype]
     u = x.new_empty(rows, rank)
     if u.numel():
-        down_kernel[(triton.cdiv(rows, size), triton.cdiv(rank, ranks))](
-            x.contiguous(), a.contiguous(), u, rows, width, rank, **mask_of(p, seed), ROWS=size, DEPTH=depth,
+        down_kernel[(-(-rows // size), -(-rank // ranks))](
+            x.contiguous(), a.contiguous(), u, rows, width, rank, **mask_of(scale, p, seed), ROWS=size, DEPTH=depth,
             RANKS=ranks)
     return u
 
 
-def down_grad(du: torch.Tensor, x: torch.Tensor, p: float, seed: int) -> torch.Tensor:
-    """du^T dropout(x) of du (T, r) and x (T, in): (r, in), in float32 where there is dropout."""
+def down_grad(du: torch.Tensor, x: torch.Tensor, scale: float, p: float, seed: int) -> torch.Tensor:
+    """scale du^T dropout(x) of du (T, r) and x (T, in): (r, in), in float32 where there is dropout."""
     if not p:
-        return du.T @ x
+        return (du.T @ x).mul_(scale)
     (rows, width), rank = x.shape, du.shape[1]
     _, columns, depth = BLOCKS[x.dtype]
     ranks = ranks_of(rank)
     split = max(SPLIT, 16 * rank)
-    splits = triton.cdiv(rows, split)
+    splits = -(-rows // split)
     da = x.new_empty(splits, rank, width, dtype=torch.float32)
     if da.numel():
-        down_grad_kernel[(triton.cdiv(width, columns), triton.cdiv(rank, ranks), splits)](
-            du.contiguous(), x.contiguous(), da, rows, split, width, rank, **mask_of(p, seed), DEPTH=depth,
+        down_grad_kernel[(-(-width // columns), -(-rank // ranks), splits)](
+            du.contiguous(), x.contiguous(), da, rows, split, width, rank, **mask_of(scale, p, seed), DEPTH=depth,
             COLUMNS=columns, RANKS=ranks)
     return da.sum(0)
 
 
-def up_grad(dx: torch.Tensor | None, du: torch.Tensor, a: torch.Tensor, p: float, seed: int) -> torch.Tensor:
-    """dropout(du a) of du (T, r) and a (r, in), added to dx (T, in) in place where there is one: (T, in)."""
+def up_grad(dx: torch.Tensor | None, du: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int
+            ) -> torch.Tensor:
+    """scale dropout(du a) of du (T, r) and a (r, in), added to dx (T, in) in place where there is one: (T, in)."""
     if not p:
-        return du @ a if dx is None else dx.addmm_(du, a)
+        return (du * scale) @ a if dx is None else dx.addmm_(du, a, alpha=scale)
     (rank, width), rows = a.shape, len(du)
     size, columns, depth = BLOCKS[du.dtype]
     add = dx is not None
     dx = dx if add else du.new_empty(rows, width)
     if dx.numel():
-        up_grad_kernel[(triton.cdiv(rows, size), triton.cdiv(width, columns))](
-            du.contiguous(), a.contiguous(), dx, rows, width, rank, **mask_of(p, seed), ADD=add, ROWS=size,
+        up_grad_kernel[(-(-rows // size), -(-width // columns))](
+            du.contiguous(), a.contiguous(), dx, rows, width, rank, **mask_of(scale, p, seed), ADD=add, ROWS=size,
             COLUMNS=columns, RANKS=min(ranks_of(rank), depth))
     return dx
 
 
 class AddLora(torch.autograd.Function):
-    """`add_lora_` of (T, in) to (T, out); keeps x and, of that length, r numbers a row."""
+    """`add_lora_` of (T, in) to (T, out); keeps x, the adapters in its dtype and, of its length, r numbers a row.
+
+    On a GPU an op takes the processor as long to launch as a small pack takes to compute: so nothing is scaled, joined
+    or converted that need not be."""
 
     @staticmethod
     def forward(ctx, result, x, frozen_a, frozen_b, a, b, scale, p, seed):
-        ctx.frozen, ctx.scale, ctx.dropout = 0 if frozen_a is None else len(frozen_a), scale, (p, seed)
-        inner = [] if frozen_a is None else [x @ frozen_a.to(x.dtype).T]
-        if a is not None:
-            inner.append(down(x, a.to(x.dtype), p, seed))
-        result.addmm_(torch.cat(inner, 1), up(frozen_b, b, scale, x.dtype).T)   # result is read and written once
+        below, upper, trained, own = (None if each is None else each.to(x.dtype)
+                                      for each in (frozen_a, frozen_b, a, b))
+        inner = u = None if a is None else down(x, trained, scale, p, seed)
+        if below is None:
+            upper = own
+        elif a is None:
+            inner = x @ below.T
+        else:
+            inner, upper = torch.cat([x @ below.T, u], 1), torch.cat([upper, own], 1)
+        result.addmm_(inner, upper.T)       # result is read and written once
         ctx.mark_dirty(result)
-        ctx.save_for_backward(x, frozen_a, frozen_b, a, b, None if a is None else inner[-1])
+        ctx.frozen, ctx.dropout = 0 if below is None else len(below), (scale, p, seed)
+        ctx.dtypes = a is not None and (a.dtype, b.dtype)
+        ctx.save_for_backward(x, below, upper, trained, u)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, frozen_a, frozen_b, a, b, u = ctx.saved_tensors
+        x, below, upper, trained, u = ctx.saved_tensors
         for_result, for_x, _, _, for_a, for_b, *_ = ctx.needs_input_grad
-        dx = da = db = None
-        with torch.autocast(grad.device.type, enabled=False):
+        dx = da = db = du = None
+        with narrow_products(grad):
             if for_x or for_a:
-                inner = grad @ up(frozen_b, b, ctx.scale, grad.dtype)
-                below, du = inner[:, :ctx.frozen], inner[:, ctx.frozen:]
-            if for_x and frozen_a is not None:
-                dx = below @ frozen_a.to(grad.dtype)
-            if for_x and a is not None:
-                dx = up_grad(dx, du, a.to(grad.dtype), *ctx.dropout)
+                inner = grad @ upper        # of all adapters, the frozen ones first
+                du = inner[:, ctx.frozen:] if below is not None else inner
+            if for_x and below is not None:
+                dx = inner[:, :ctx.frozen] @ below
+            if for_x and trained is not None:
+                dx = up_grad(dx, du, trained, *ctx.dropout)
             if for_a:
-                da = down_grad(du, x, *ctx.dropout).to(a.dtype)
+                da = down_grad(du, x, *ctx.dropout).to(ctx.dtypes[0])
             if for_b:
-                db = (grad.T @ u).to(b.dtype).mul_(ctx.scale)
+                db = (grad.T @ u).to(ctx.dtypes[1])
         return grad if for_result else None, dx, None, None, da, db, None, None, None
 
 
-def up(frozen_b: torch.Tensor | None, b: torch.Tensor | None, scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """All B's side by side, times their scales, in `dtype`: (out, R + r)."""
-    parts = [] if frozen_b is None else [frozen_b.to(dtype)]
-    return torch.cat(parts if b is None else [*parts, (b * scale).to(dtype)], 1)
+def narrow_products(x: torch.Tensor) -> AbstractContextManager:
+    """The context in which products of tensors in the dtype of `x` are made in it, autocast or not."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != x.dtype:
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def add_lora_(result: torch.Tensor, x: torch.Tensor, frozen_a: torch.Tensor | None, frozen_b: torch.Tensor | None,
@@ -190,13 +205,14 @@ def add_lora_(result: torch.Tensor, x: torch.Tensor, frozen_a: torch.Tensor | No
     scales side by side; None without any. They get no gradient. `a` (r, in), `b` (out, r), `scale`: the trained
     adapter's, whose input alone is dropped out, by `dropout.keep_mask(x.shape, p, seed)`; None without one.
     `result` and `x` have one dtype, float32, bfloat16 or float16, and the products are made in it, with sums in
-    float32; the adapters may have another, which their gradients have too. Kept for the backward pass: x and (T, r).
+    float32; the adapters may have another, which their gradients have too. Kept for the backward pass: x, (T, r), and
+    the adapters where they had to be converted or joined.
     ValueError where shapes or the first two dtypes do not match.
     """
     _check(result, x, frozen_a, frozen_b, a, b)
     if frozen_a is None and a is None:
         return result
-    with torch.autocast(x.device.type, enabled=False):
+    with narrow_products(x):
         return AddLora.apply(result, x, frozen_a, frozen_b, a, b, scale, p, seed)
 
 

@@ -29,9 +29,10 @@ def forward_kernel(x, residual, weight, bias, out, total, mean, rstd, width, eps
     if DROPOUT:
         z = tl.where(keep(places, seed0, seed1, threshold), z * scale, 0.0)
     z += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
-    average = tl.sum(z, axis=0) / width
+    count = width * 1.0         # div_rn and sqrt_rn: on a GPU `/` and sqrt are some last places off
+    average = tl.div_rn(tl.sum(z, axis=0), count)
     centred = tl.where(inside, z - average, 0.0)
-    inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(centred * centred, axis=0) / count + eps))
     w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + places, centred * inverse * w + b, mask=inside)
@@ -62,7 +63,8 @@ def backward_kernel(grad, total, mean, rstd, weight, dx, dresidual, dweight, dbi
             weight_sum += g * normal
             bias_sum += g
         g *= w
-        dz = (g - tl.sum(g, axis=0) / width - normal * (tl.sum(g * normal, axis=0) / width)) * inverse
+        average = tl.div_rn(tl.sum(g, axis=0), width * 1.0)
+        dz = (g - average - normal * (tl.sum(g * normal, axis=0) / width)) * inverse
         tl.store(dresidual + places, dz, mask=inside)
         if DROPOUT:
             dz = tl.where(keep(places, seed0, seed1, threshold), dz * scale, 0.0)
@@ -76,7 +78,7 @@ def backward_kernel(grad, total, mean, rstd, weight, dx, dresidual, dweight, dbi
 
 def block(width: int) -> dict[str, int]:
     """The launch's block of columns and number of warps: 8 columns a thread, 16 in the widest rows."""
-    size = triton.next_power_of_2(width)
+    size = 1 << (width - 1).bit_length()
     return {"BLOCK": size, "num_warps": min(max(size // 256, 1), 16)}
 
 
@@ -110,12 +112,16 @@ class ResidualNorm(torch.autograd.Function):
         dresidual = torch.empty_like(total, dtype=residual_type)
         dx = torch.empty_like(total, dtype=x_type) if apart else dresidual
         programs = min(rows, PROGRAMS) if parameters else rows
-        dweight, dbias = total.new_empty((2, programs if parameters else 0, width), dtype=torch.float32)
+        partial = total.new_empty((2, programs if parameters else 0, width), dtype=torch.float32)
+        dweight, dbias = partial
         if rows:
             backward_kernel[(programs,)](grad.contiguous(), total, mean, rstd, weight.contiguous(), dx, dresidual,
                                          dweight, dbias, rows, width, APART=apart, PARAMETERS=parameters,
                                          **ctx.dropout, **block(width))
-        sums = (dweight.sum(0).to(weight_type), dbias.sum(0).to(bias_type)) if parameters else (None, None)
+        sums = (None, None)
+        if parameters:
+            weight_sum, bias_sum = partial.sum(1)
+            sums = weight_sum.to(weight_type), bias_sum.to(bias_type)
         return dx, dresidual, *sums, None, None, None, None
 
 

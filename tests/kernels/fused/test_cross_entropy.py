@@ -96,7 +96,7 @@ def test_inputs_need_not_be_contiguous():
     spread = torch.stack([tensors[2].detach()] * 2, -1)[:, 0].requires_grad_()
     found = with_gradients(linear_cross_entropy, [*turned, spread], torch.stack([labels] * 2, -1)[:, 0])
     for one, expected in zip(found, usual, strict=True):
-        torch.testing.assert_close(one, expected, rtol=0, atol=1e-6)     # the products sum in another order
+        torch.testing.assert_close(one, expected, rtol=2e-7, atol=1e-6)     # the products sum in another order
 
 
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2)])
@@ -123,7 +123,7 @@ def test_without_gradients_the_loss_alone(monkeypatch):
 def test_under_autocast_products_are_in_its_dtype(dtype):
     """As those of a linear map; except in float16, which the least probabilities of a vocabulary leave."""
     (states, weight, bias), labels = inputs(4, 31, 65)
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(states.device.type, dtype):
         found = with_gradients(linear_cross_entropy, [states, weight, bias], labels)
     narrow = states.detach().to(HALF if dtype == HALF else FLOAT).requires_grad_()
     for one, expected in zip(found, with_gradients(linear_cross_entropy, [narrow, weight, bias], labels), strict=True):
