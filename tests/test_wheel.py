@@ -38,6 +38,8 @@ def test_the_wheel_holds_recipes_weights_tables_and_licences(unpacked):
     assert len(list((package / "recipes").glob("*.yaml"))) == 11
     reported = package / "analysis" / "reported"
     assert sorted(path.name for path in reported.iterdir()) == ["averages.csv", "headlines.csv"]
+    for name in ("calibration.csv", "uriel_distances.csv", "page/script.js", "page/style.css", "page/template.html"):
+        assert (package / "analysis" / name).stat().st_size > 100, name
     assert (package / "miniature" / "weights" / "model.safetensors").stat().st_size > 1e6
     assert sum(path.stat().st_size for path in (package / "miniature" / "weights").iterdir()) <= 8e6
     assert (package / "tasks" / "xquad_question_ids.txt").is_file()

@@ -168,6 +168,7 @@ def _simulate(given: argparse.Namespace) -> list[str]:
         layouts = sorted({layout([similar.families[code] for code in rows["language"]])
                           for _, rows in told.means.groupby(CELL)})
     frame = calibration.simulate(layouts, simulations=given.simulations, seed=given.seed, say=_say)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "calibration.csv"
     replace_file(path, lambda draft: frame.to_csv(draft, index=False, lineterminator="\n", float_format="%.4f"))
     return [calibration.told(frame), "", f"{path} written"]

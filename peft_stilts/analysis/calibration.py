@@ -8,6 +8,7 @@ rho x' + sqrt(1 - rho^2) of another such draw.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import resources
 
 import numpy as np
@@ -147,9 +148,12 @@ def of_layouts(layouts: Iterable[str], seed: int = 1) -> pd.DataFrame:
     wanted = [sizes for sizes in dict.fromkeys(layouts) if len(from_layout(sizes)) >= FEWEST]
     others = [sizes for sizes in wanted if sizes not in set(known["layout"])]
     parts = [known[known["layout"].isin(wanted)]]
-    if others:
-        parts.append(simulate(others, simulations=ON_THE_SPOT, seed=seed, usual=False))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat([*parts, *(_on_the_spot(sizes, seed) for sizes in others)], ignore_index=True)
+
+
+@cache
+def _on_the_spot(sizes: str, seed: int) -> pd.DataFrame:
+    return simulate([sizes], simulations=ON_THE_SPOT, seed=seed, usual=False)
 
 
 def reliable(calibration: pd.DataFrame, sizes: str, coefficient: str) -> bool:
