@@ -95,11 +95,13 @@ def train(
     looks = (settings.select_every_steps or order.steps_per_epoch) if select and settings.keep == "best" else 0
     before, kept_memory = time.monotonic() - state.seconds, KeptMemory()
     whole = True  # `state` tells of the weights as they are
+    learner.train()
     try:
         while True:
             if looks and state.step > state.looked and (state.step % looks == 0 or state.step == order.total):
                 learner.eval()
                 score = float(select())
+                learner.train()
                 if state.best_score is None or score > state.best_score:
                     checksum = checkpoints.save_best(state.step)
                     state.best_score, state.best_step, state.best_sha256, state.waited = score, state.step, checksum, -1
@@ -109,8 +111,6 @@ def train(
                 break
             if checkpoints.due():
                 checkpoints.save(state)
-            if not learner.training:    # hundreds of modules: a small pack takes a GPU no longer
-                learner.train()
             task, items = order.at(state.step)
             loss = _gradients(accelerator, learner, parameters, task, features[task], items, state, seed, say)
             seen = (features[task].input_ids[i * group[task] + j] for i in items for j in range(group[task]))

@@ -151,6 +151,17 @@ def test_looks_fall_at_epoch_ends_and_at_the_end(tiny, tmp_path):
     assert at == [5, 10, 12]
 
 
+def test_every_step_trains_with_dropout_however_the_learner_came(tiny, tmp_path):
+    learner, modes = tiny.make_learner(), []
+    learner.stack.eval()        # as a loaded encoder and a look leave it, while the learner itself says `training`
+    train(
+        learner, {"toy": tiny.make_features()}, tiny.SETTINGS, seed=4, folder=tmp_path,
+        progress=lambda *told: modes.append({module.training for module in learner.modules()}),
+        select=lambda: learner.eval() and 1.0,
+    )  # fmt: skip
+    assert len(modes) >= 8 and all(mode == {True} for mode in modes)
+
+
 class OutOfMemory:
     """Makes the learner's forward fail for packs of more than `most` tokens."""
 
