@@ -5,6 +5,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV = .venv/bin/python
+# Processes that run tests; each takes one thread and about 1.5 GB.
+WORKERS ?= 2
 
 .PHONY: demo test check wheel setup clean
 .DELETE_ON_ERROR:
@@ -13,7 +15,7 @@ demo: setup
 	$(VENV) -m peft_stilts recipe squad --method full,lora --targets xquad,mlqa,tydiqa,tatoeba
 
 test: check
-	$(VENV) -m pytest
+	$(VENV) -m pytest -n $(WORKERS) --dist loadfile
 
 check: setup
 	$(VENV) -m ruff check .

@@ -12,6 +12,8 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MPLBACKEND"] = "Agg"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"     # as many threads as processes
 if os.environ.get("STILTS_TEST_DEVICE") != "cuda":      # with it, tests/kernels/fused runs on the GPU
     # The same arithmetic on every machine: what runs on a GPU is measured by tools/bench.py.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

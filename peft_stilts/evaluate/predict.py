@@ -19,6 +19,7 @@ from peft_stilts.errors import TrainingError
 from peft_stilts.evaluate.retrieval import POOLINGS, best_threshold, centre, mine_sentences
 from peft_stilts.evaluate.search import nearest
 from peft_stilts.evaluate.submission import render_pairs, render_tags
+from peft_stilts.machine import KeptMemory
 from peft_stilts.registry import Registry
 from peft_stilts.spec import TrainingSettings
 from peft_stilts.train.optim import is_out_of_memory
@@ -73,7 +74,7 @@ class Scorer:
         plan = plan_packs(sizes, range(len(sizes)), self.settings.tokens_per_pack)
         todo = [[item * group + part for item in items for part in range(group)] for items in plan][::-1]
         self.stack.eval()
-        padding = self.tokenizer.pad_token_id
+        padding, kept_memory = self.tokenizer.pad_token_id, KeptMemory()
         while todo:
             indices = todo.pop()
             pack = make_pack(features, indices, padding).to(self.device)
@@ -91,6 +92,8 @@ class Scorer:
                 continue
             yield pack, states
             count(len(pack.input_ids))
+            del pack, states
+            kept_memory.stepped()
 
     def logits(self, features: Features, count: Count, per_item: bool = False) -> list[np.ndarray]:
         """The head's logits of every feature: N arrays (L_n, labels), or with `per_item` (labels,) an item of the head.

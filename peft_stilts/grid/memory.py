@@ -8,6 +8,7 @@ import psutil
 import torch
 from transformers import XLMRobertaConfig
 
+from peft_stilts.machine import MOST_CREPT
 from peft_stilts.spec import LoraSettings, TrainingSettings
 
 NF4_BYTES = 0.5 + (8 + 32 / 256) / 64 / 8
@@ -71,7 +72,8 @@ def training_memory(config: XLMRobertaConfig, settings: TrainingSettings, lora: 
     leaves seldom fit the other.
 
     Weights are float32 (4-bit those of qlora's layers), `depth` adapters among them. `device`: `cpu` or `cuda`, where
-    it is not this machine's; the runtime's own memory counts where it is this machine's CPU.
+    it is not this machine's; the runtime's own memory counts where it is this machine's CPU. `compile` has what the C
+    library keeps besides (see KeptMemory).
     """
     load = load or Load.largest(settings)
     embeddings, layers = encoder_parameters(config)
@@ -86,7 +88,8 @@ def training_memory(config: XLMRobertaConfig, settings: TrainingSettings, lora: 
         weights += 2 * layers       # autocast's copies, which the backward pass needs as well
     gradients, moments = 4 * trained, STATE_BYTES[settings.optimizer] * trained
     kept = activations(config, settings, lora, precision, method, kernels, load, device)
-    return int(weights + moments + gradients + kept) + (runtime_memory() if device is None else 0)
+    held = weights + moments + gradients + kept + (runtime_memory() if device is None else 0)
+    return int(held * (MOST_CREPT if kernels == "compile" else 1))
 
 
 def activations(config: XLMRobertaConfig, settings: TrainingSettings, lora: LoraSettings | None, precision: str,

@@ -228,7 +228,8 @@ def test_frame_has_a_row_per_method_setting_and_measure_whatever_the_order():
     assert list(nothing) == pooled.COLUMNS and not len(nothing)
 
 
-@pytest.mark.parametrize("languages, sds", [(12, (2.0, 1.0, 0.0, 1.0)), (20, (2.0, 1.0, 1.0, 1.0))])
+@pytest.mark.parametrize("languages, sds", [(12, (2.0, 1.0, 0.0, 1.0)),
+                                            pytest.param(20, (2.0, 1.0, 1.0, 1.0), marks=pytest.mark.slow)])
 def test_without_a_relation_one_in_twenty_is_called_one(languages, sds):
     p = [pooled.slope(*cells_of(1000 + seed, languages, 4, 0.7, sds), FAMILIES)["p"] for seed in range(200)]
     low, high = stats.binom.ppf([0.001, 0.999], len(p), 0.05)

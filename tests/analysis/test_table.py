@@ -69,7 +69,7 @@ def test_scales_stand_apart_and_policies_are_compared_in_one_table():
     import pandas as pd
 
     text = render(pd.concat([scores(targets=("xquad",)), scores(targets=("xquad",), policy="merge"),
-                             scores(targets=("xquad",), scale="base", base_model="x/base")]))
+                             scores(targets=("xquad",), scale="base", base_model="x/base")]), 120)
     assert text.count("Zero-shot transfer") == 2 and "scale base · base" in text
     assert text.count("xquad (F1)") == 2 and "policy=merge" in text
 

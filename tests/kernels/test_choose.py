@@ -18,7 +18,8 @@ from peft_stilts.model import stack as stacks
 from peft_stilts.model.encoder import random_encoder
 from peft_stilts.model.heads import new_head
 from peft_stilts.model.learner import Learner
-from peft_stilts.spec import LoraSettings
+from peft_stilts.spec import LoraSettings, TrainingSettings
+from peft_stilts.train.loop import train
 
 TINY = XLMRobertaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
                         max_position_embeddings=12, type_vocab_size=1, pad_token_id=1, initializer_range=0.4)
@@ -120,6 +121,29 @@ def test_the_masks_of_both_implementations_are_the_same(config, pack, tmp_path):
         choose.fuse(model, kernels)
         losses.append(gradients(model, pack, "qa", seed=5)[0])
     torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("kernels", CHOICES)
+def test_two_steps_of_training_with_kernels_end_as_without(config, tmp_path, kernels, method):
+    """adam_epsilon is far above the rounding of gradients that are 0, which AdamW would blow up to whole steps."""
+    ids = [np.array(words, dtype=np.int32) for words in ([5, 9, 11, 7], [6, 10], [8, 13, 12], [14, 6])]
+    features = SimpleNamespace(input_ids=ids, labels={"start": np.array([1, 0, 2, 1]), "end": np.array([3, 1, 2, 1])})
+    settings = TrainingSettings(lr=1e-2, epochs=1, features_per_step=2, tokens_per_pack=16, keep="last",
+                                warmup_ratio=0.0, adam_epsilon=1e-3, weight_decay=0.1)
+    ends, records = [], []
+    for name in ("eager", kernels):
+        model = learner(config, method, tmp_path)
+        del model.heads["mlm"]
+        before = {key: value.clone() for key, value in model.trainable().items()}
+        choose.fuse(model, name)
+        records.append(train(model, {"qa": features}, settings, seed=3, folder=tmp_path / name))
+        ends.append({key: value.detach() - before[key] for key, value in model.trainable().items()})
+    assert records[0].steps == records[1].steps == 2
+    assert records[1].first_loss == pytest.approx(records[0].first_loss, rel=1e-5)
+    for key, moved in ends[0].items():
+        assert (ends[1][key] - moved).abs().max() < 1e-3 * max(moved.abs().max(), 1e-2), key
+    assert max(moved.abs().max() for moved in ends[0].values()) > 1e-2
 
 
 def test_eager_changes_nothing(config, tmp_path):
