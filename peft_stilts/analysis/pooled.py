@@ -65,7 +65,8 @@ class Mixed:
 
 def pooled(responses: Responses, similarities: Similarities, measures: Sequence[str], excluded: Sequence[str] = ()
            ) -> pd.DataFrame:
-    """One row per method, intermediate setting (and EVERY) and measure: the slope over all targets; columns COLUMNS.
+    """One row per method, intermediate setting (EVERY first, and alone where there is one) and measure: the slope over
+    all targets; columns COLUMNS.
 
     `slope`, `ci_low`, `ci_high` (95 %): points per standard deviation (n - 1) of the measure over the languages in the
     fit; `p` two-sided, Student's t; `n` values in the fit. Values are means over seeds. NaN where nothing can be
@@ -77,7 +78,7 @@ def pooled(responses: Responses, similarities: Similarities, measures: Sequence[
     rows = []
     for method, of_method in means.groupby("method"):
         settings = [(MIXTURE if name == EVERY else name, some) for name, some in of_method.groupby("intermediate")]
-        for intermediate, some in [(EVERY, of_method), *settings]:
+        for intermediate, some in [(EVERY, of_method), *(settings if len(settings) > 1 else [])]:
             cells = averaged(some)
             alone = not some.duplicated(["intermediate", "target", "metric", "language"]).any()
             for measure in measures:

@@ -70,7 +70,7 @@ def study(
     layouts = [layout([families[code] for code in rows["language"]]) for _, rows in cells]
     say("calibration of the families at hand")
     known = calibration.of_layouts(layouts, seed)
-    say(f"{len(cells)} cells x {similarities.values.shape[1]} measures x {len(COEFFICIENTS)} coefficients")
+    say(f"correlations ({len(cells)} x {similarities.values.shape[1]} measures x {len(COEFFICIENTS)} coefficients)")
     correlations, left_out = [], []
     for (cell, rows), sizes in zip(cells, layouts):
         found = _of_cell(rows, similarities, given, draws, seed)

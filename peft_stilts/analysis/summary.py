@@ -50,7 +50,7 @@ def _analysed(study: Study) -> Section:
     unit = "gain: score with the intermediate task less the score without it, same method and seed; in points" \
         if study.responses.response == "gain" else "score: 0 to 100"
     lines = [drawing.heading(study), unit,
-             f"{len(cells)} cells: methods {_listed(cells['label'])}; intermediate tasks "
+             f"{words.count(len(cells), 'cell')}: methods {_listed(cells['label'])}; intermediate tasks "
              f"{_listed(cells['intermediate'])}; targets {_listed(cells['task'])}",
              f"{len(codes)} languages of {len(families)} families: {', '.join(codes)}"]
     if study.excluded:
@@ -94,12 +94,12 @@ def _tested(study: Study, tests: pd.DataFrame) -> list[list[str]]:
 
 
 def verdict(row) -> str:
-    """'passes', 'not shown', 'too few families', or 'not defined' for a row of correlations."""
+    """'passes', 'does not pass', 'too few families', or 'not defined' for a row of correlations."""
     if pd.isna(row.estimate):
         return "not defined"
     if not row.reliable:
         return UNRELIABLE
-    return "passes" if row.q_bh < words.LEVEL else "not shown"
+    return "passes" if row.q_bh < words.LEVEL else "does not pass"
 
 
 def _left_out(study: Study) -> Section:

@@ -115,7 +115,7 @@ def _similarity(study: Study) -> str:
         most = tests.loc[tests["n"].idxmax()]
         told = (f"these data cannot tell {follow}: with at most {most['n']:.0f} languages of "
                 f"{most['families']:.0f} families there are too few families for a verdict on any of the "
-                f"{_count(len(tests), 'rank correlation')}")
+                f"{count(len(tests), 'rank correlation')}")
         return told + (f"; {slopes}, which rests on as few" if slopes else "") + "."
     parts = [_verdict(study, sure, states, follow)]
     if len(sure) < len(tests):
@@ -134,16 +134,16 @@ def _verdict(study: Study, sure: pd.DataFrame, states: set[str], follow: str) ->
     what, to = response(study), source(study)
     found = sure[passes(sure)]
     up, down = int((found["estimate"] > 0).sum()), int((found["estimate"] < 0).sum())
-    count = _count(len(sure), "rank correlation")
+    tests = count(len(sure), "rank correlation")
     rate = f"at a false discovery rate of {100 * LEVEL:g} %"
     only = "only " if len(found) < 0.1 * len(sure) else ""
     if up and down:
         return (f"{what} follow similarity to {to} in no single direction: {rate} they rise with it in {up} and fall "
-                f"in {down} of {count}")
+                f"in {down} of {tests}")
     if up or down:
         way = "higher" if up else "lower"
-        return f"{what} are {way} in languages more similar to {to} in {only}{up + down} of {count} ({rate})"
-    none = f"none of {count} passes {rate}"
+        return f"{what} are {way} in languages more similar to {to} in {only}{up + down} of {tests} ({rate})"
+    none = f"none of {tests} passes {rate}"
     if states & {"up", "down"}:
         return f"the evidence that {what} go with similarity to {to} is weak, as {none}"
     if states == {"small"}:
@@ -215,8 +215,9 @@ def _of_method(label: str, rows: pd.DataFrame, kinds: pd.Series) -> str:
               if (kinds == kind).any()]
     low, high = (number(end, 1, sign=True) for end in (rows["difference"].min(), rows["difference"].max()))
     span = f"{low} points" if low == high else f"{low} to {high} points"
-    return f"{label} is {', '.join(counts)} of {_count(len(rows), 'cell')}, mean difference {span}"
+    return f"{label} is {', '.join(counts)} of {count(len(rows), 'cell')}, mean difference {span}"
 
 
-def _count(number_of: int, thing: str) -> str:
+def count(number_of: int, thing: str) -> str:
+    """'1 cell', '3 cells'."""
     return f"{number_of} {thing}{'' if number_of == 1 else 's'}"
