@@ -78,7 +78,8 @@ def parser(name: str) -> argparse.ArgumentParser:
     told.add_argument("--draws", type=count, default=1999, help="permutations a test (%(default)s)")
     told.add_argument("--seed", type=int, default=1, help="of permutations, resampling and simulation (%(default)s)")
     told.add_argument("--simulate", action="store_true", help="write calibration.csv: coverage, false positives and "
-                      "power of intervals and tests, for XTREME's languages, or for those of --results")
+                      "power of intervals and tests, for XTREME's languages and the "
+                      "miniature ones, or for those of --results")
     told.add_argument("--simulations", type=count, default=2000, help="data sets of --simulate (%(default)s)")
     return told
 
@@ -162,7 +163,7 @@ def _simulate(given: argparse.Namespace) -> list[str]:
     from peft_stilts.store import replace_file
 
     folder = writable_folder(given.out, "out")
-    layouts = calibration.xtreme_layouts()
+    layouts = calibration.usual_layouts()
     if given.results:
         told, similar, _ = _responses(given)
         layouts = sorted({layout([similar.families[code] for code in rows["language"]])

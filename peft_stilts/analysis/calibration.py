@@ -128,11 +128,13 @@ def _bootstrapped(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, se
     return tuple(np.array(ends).T)
 
 
-def xtreme_layouts() -> list[str]:
-    """The layouts of XTREME's nine targets without English, and of all its languages."""
+def usual_layouts() -> list[str]:
+    """The layouts of XTREME's nine targets without English, of all its languages, and of the miniature world's targets,
+    whose 4, 5 or 9 languages are families of their own."""
     codes = [set(TASKS[target].languages) for target in TARGETS if target in TASKS]
     codes.append(set(LANGUAGES))
     found = [layout([LANGUAGES[code].family for code in sorted(some - {"en"})]) for some in codes]
+    found += ["+".join("1" * count) for count in (4, 5, 9)]
     return sorted(set(found), key=lambda sizes: (len(from_layout(sizes)), sizes))
 
 

@@ -13,7 +13,7 @@ ALL = "19+4+3+3+2+2+2+2+1+1+1+1+1+1"
 
 def test_layout_of_all_languages():
     families = [LANGUAGES[code].family for code in LANGUAGES if code != "en"]
-    assert layout(families) in calibration.xtreme_layouts()
+    assert layout(families) in calibration.usual_layouts()
 
 
 @pytest.mark.parametrize("icc", [0.0, 0.6])
@@ -37,7 +37,7 @@ def test_true_values_of_normal_variables(coefficient):
 
 def test_simulation_repeats_and_shows_the_usual_procedures_fail():
     """XTREME's languages taken as independent: the test rejects, and the interval misses, far too often."""
-    layout = calibration.xtreme_layouts()[-1]
+    layout = calibration.usual_layouts()[-1]
     found = calibration.simulate([layout], (0.6,), (0.0,), ("pearson",), simulations=400)
     again = calibration.simulate([layout], (0.6,), (0.0,), ("pearson",), simulations=400)
     assert found.equals(again)
@@ -52,14 +52,14 @@ def test_simulation_repeats_and_shows_the_usual_procedures_fail():
 def test_shipped_table_has_every_layout_of_xtreme():
     known = calibration.shipped()
     assert list(known.columns) == calibration.COLUMNS
-    assert set(calibration.xtreme_layouts()) <= set(known["layout"])
+    assert set(calibration.usual_layouts()) <= set(known["layout"])
     assert (known["simulations"] >= 2000).all()
 
 
 def test_shipped_rows_are_what_this_program_computes():
     """A few of the simulations again: within three standard errors of the shipped rates."""
     known = calibration.shipped()
-    sizes = calibration.xtreme_layouts()[-1]
+    sizes = calibration.usual_layouts()[-1]
     again = calibration.simulate([sizes], (0.3,), (0.0, 0.5), ("spearman",), simulations=200, seed=77, usual=False)
     for row in again.itertuples():
         same = known[(known["layout"] == sizes) & (known["icc"] == 0.3) & (known["rho"] == row.rho)
