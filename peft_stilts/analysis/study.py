@@ -23,6 +23,8 @@ from peft_stilts.store import replace_file
 CORRELATIONS = [*CELL, "measure", "coefficient", "estimate", "n", "families", "ci_low", "ci_high", "p_permutation",
                 "q_bh", "excluded"]
 LEFT_OUT = [*CELL, "measure", "coefficient", "family", "estimate", "n"]
+TOLD_EVERY = 250
+"""cells after which a long study says how far it is"""
 COVARIATES = ("baseline", "cc100")
 """What partial correlations are given: the score without intermediate task, and log CC-100 size, if any"""
 
@@ -72,7 +74,9 @@ def study(
     known = calibration.of_layouts(layouts, seed)
     say(f"correlations ({len(cells)} x {similarities.values.shape[1]} measures x {len(COEFFICIENTS)} coefficients)")
     correlations, left_out = [], []
-    for (cell, rows), sizes in zip(cells, layouts):
+    for place, ((cell, rows), sizes) in enumerate(zip(cells, layouts)):
+        if place and place % TOLD_EVERY == 0:
+            say(f"{place} of {len(cells)} cells")
         found = _of_cell(rows, similarities, given, draws, seed)
         reliable = {name: calibration.reliable(known, sizes, name) for name in COEFFICIENTS}
         correlations += [(*cell, *line, reliable[line[1]]) for line in found]

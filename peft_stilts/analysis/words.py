@@ -163,7 +163,7 @@ def _slopes(study: Study) -> tuple[str, set[str]]:
     states, told = set(), []
     for row in rows.itertuples():
         small = max(abs(row.ci_low), abs(row.ci_high)) <= study.margin
-        state = "up" if row.ci_low > 0 else "down" if row.ci_high < 0 else "small" if small else "open"
+        state = "small" if small else "up" if row.ci_low > 0 else "down" if row.ci_high < 0 else "open"
         states.add(state)
         ends = interval(row.ci_low, row.ci_high, sign=True)
         told.append(f"{row.method} {number(row.slope, sign=True)} {ends}".strip()
