@@ -34,7 +34,7 @@ LAYERS: list[tuple[int, tuple[str, ...], str]] = [
     (4, ("model",), "encoder on packs, heads, ordered adapters, 4-bit base, bundles; strict loading and saving"),
     (5, ("train",), "*the* loop, on one screen; optimizer; checkpoints"),
     (5, ("evaluate",), "predictions, retrieval, scores"),
-    (6, ("analysis",), "what the results table says: gains as a table and as a picture"),
+    (6, ("analysis",), "what the results table says: gains, similarity of languages, adapters against full, reports"),
     (7, ("grid",), "recipe → stages, what is cached, what it will cost; running them on this machine"),
     (7, ("share",), "bundles of adapters: export, hub, card, loading and merging"),
     (7, ("doctor",), "what this machine has, and what that means"),

@@ -17,6 +17,7 @@ from peft_stilts.tasks import INTERMEDIATE, TARGETS, TASKS
 from peft_stilts.tasks.base import Split, Task
 from peft_stilts.tasks.controls import text_languages, text_split, translations
 from peft_stilts.tasks.sources import Provider, dev_split, scored_languages, scored_split
+from peft_stilts.train.optim import check_optimizer
 from peft_stilts.version import NUMERICS_VERSION
 
 VERSIONED = ("torch", "transformers", "peft", "tokenizers")
@@ -159,6 +160,7 @@ class StageBuilder:
         settings = self.fitted(settings)
         policy = "stack" if parent is None or lora is None else policy
         _refuse_inexact(name, method, lora, parent, policy)
+        check_optimizer(settings.optimizer)
         splits = translated[1] if translated else {task.name: task.train for task in tasks}
         data = {"train": {task: list(map(self.data.identity, found)) for task, found in splits.items()}}
         if settings.keep == "best":

@@ -30,6 +30,13 @@ def rate(step: int, total: int, settings: TrainingSettings) -> float:
     return step / warmup if step < warmup else (total - step) / max(1, total - warmup)
 
 
+def check_optimizer(name: str) -> None:
+    """Raises TrainingError for a paged kind without a CUDA device."""
+    if "paged" in name and not torch.cuda.is_available():
+        raise TrainingError(f"optimizer {name} pages to a CUDA device's host, and there is none here; choose adamw, or "
+                            "adamw_8bit for less memory.")  # fmt: skip
+
+
 def make_optimizer(learner: Learner, settings: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters: no decay on biases, LayerNorm and DoRA's magnitudes (decay would pull them
     and with them the base's weights to 0), heads at `head_lr` where one is given.
@@ -38,9 +45,7 @@ def make_optimizer(learner: Learner, settings: TrainingSettings) -> torch.optim.
     a batch get few and large gradients (Dettmers et al. 2022, arXiv 2110.02861, section 2.3). TrainingError for a paged
     kind without a CUDA device.
     """
-    if "paged" in settings.optimizer and not torch.cuda.is_available():
-        raise TrainingError(f"optimizer {settings.optimizer} pages to a CUDA device's host, and there is none here; "
-                            "choose adamw, or adamw_8bit for less memory.")  # fmt: skip
+    check_optimizer(settings.optimizer)
     normed = {id(p) for m in learner.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
     looked_up = {id(p) for m in learner.modules() if isinstance(m, nn.Embedding | TrimmedEmbedding)
                  for p in m.parameters()}  # fmt: skip

@@ -9,6 +9,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from peft_stilts import recipe as recipes
 from peft_stilts.errors import DataError, Problems, UsageError
@@ -247,6 +248,13 @@ def test_a_mistyped_stage_or_intermediate_task_of_a_recipe_is_refused(workshop, 
     parts = ["unknown intermediate task 'sqad'. Did you mean 'squad'", "unknown stage 'sqaud'. Did you mean 'squad'",
              "unknown stage 'tydiq'. Did you mean 'tydiqa'"]
     assert [part for part in parts if not any(part in message for message in told)] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_an_optimizer_that_this_machine_has_not_is_refused_before_any_work(workshop, encoder, tmp_path, changed_recipe):
+    recipe = changed_recipe("paged", optimizer="adamw_paged")
+    told = problems(workshop.request(encoder, tmp_path / "runs", recipes=(recipe,), seeds=(1, 2)), MiniatureWorld())
+    assert len(told) == 1 and "optimizer adamw_paged pages to a CUDA device's host" in told[0]
 
 
 def test_no_retrieval_needs_no_layer(ask):
