@@ -78,8 +78,8 @@ def parser(name: str) -> argparse.ArgumentParser:
     told.add_argument("--draws", type=count, default=1999, help="permutations a test (%(default)s)")
     told.add_argument("--seed", type=int, default=1, help="of permutations, resampling and simulation (%(default)s)")
     told.add_argument("--simulate", action="store_true", help="write calibration.csv: coverage, false positives and "
-                      "power of intervals and tests, for XTREME's languages and the "
-                      "miniature ones, or for those of --results")
+                      "power of intervals and tests, for XTREME's languages and the miniature "
+                      "ones; for those of --results also calibration_measures.csv, of the measures themselves")
     told.add_argument("--simulations", type=count, default=2000, help="data sets of --simulate (%(default)s)")
     return told
 
@@ -157,22 +157,30 @@ def _stages(paths: Sequence[str]):
 
 
 def _simulate(given: argparse.Namespace) -> list[str]:
+    import pandas as pd
+
     from peft_stilts.analysis import calibration
     from peft_stilts.analysis.families import layout
     from peft_stilts.analysis.responses import CELL
     from peft_stilts.store import replace_file
 
     folder = writable_folder(given.out, "out")
-    layouts = calibration.usual_layouts()
+    layouts, lists = calibration.usual_layouts(), []
     if given.results:
         told, similar, _ = _responses(given)
-        layouts = sorted({layout([similar.families[code] for code in rows["language"]])
-                          for _, rows in told.means.groupby(CELL)})
-    frame = calibration.simulate(layouts, simulations=given.simulations, seed=given.seed, say=_say)
+        lists = sorted({tuple(sorted(rows["language"])) for _, rows in told.means.groupby(CELL)})
+        layouts = sorted({layout([similar.families[code] for code in codes]) for codes in lists})
+    frames = {"calibration": calibration.simulate(layouts, simulations=given.simulations, seed=given.seed, say=_say)}
+    if lists:
+        _say("false positives with the measures as they are")
+        frames["calibration_measures"] = pd.concat([calibration.of_measures(
+            similar.values.loc[list(codes)], [similar.families[code] for code in codes], given.simulations, given.seed)
+            for codes in lists])
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "calibration.csv"
-    replace_file(path, lambda draft: frame.to_csv(draft, index=False, lineterminator="\n", float_format="%.4f"))
-    return [calibration.told(frame), "", f"{path} written"]
+    for name, frame in frames.items():
+        replace_file(folder / f"{name}.csv", lambda draft, frame=frame: frame.to_csv(
+            draft, index=False, lineterminator="\n", float_format="%.4f"))
+    return [calibration.told(frames["calibration"]), "", *(f"{folder / name}.csv written" for name in frames)]
 
 
 if __name__ == "__main__":

@@ -183,10 +183,10 @@ def _without_a_family(rows: pd.DataFrame, similarities: Similarities) -> list[tu
 
 
 def _q(told: pd.DataFrame) -> np.ndarray:
-    """Benjamini and Hochberg's q, over all cells and measures of one coefficient."""
+    """Benjamini and Hochberg's q, over the tests of one coefficient that get a verdict; NaN for the others."""
     q = np.full(len(told), np.nan)
     for coefficient in told["coefficient"].unique():
-        here = ((told["coefficient"] == coefficient) & told["p_permutation"].notna()).to_numpy()
+        here = (told["coefficient"] == coefficient) & told["p_permutation"].notna() & told["reliable"].astype(bool)
         if here.any():
             q[here] = stats.false_discovery_control(told.loc[here, "p_permutation"], method="bh")
     return q

@@ -69,8 +69,8 @@ def _correlations(study: Study) -> Section:
     lines = [f"Spearman's rank correlation of {words.response(study)} with the similarity of languages to "
              f"{words.source(study)}: positive means more similar, more {words.response(study)[:-1]}. Intervals (95 %) "
              "and p count languages of one family as dependent. q: Benjamini and Hochberg's, over all cells and "
-             f"measures of the coefficient. '{UNRELIABLE}': in simulations with such families interval or test did not "
-             "keep its promise, so there is no verdict."]
+             f"measures of the coefficient that get a verdict. '{UNRELIABLE}': in simulations with such families "
+             "interval or test did not keep its promise, or found nothing, so there is no verdict."]
     if len(tests) > MOST:
         lines.append(f"Of {len(tests)} rows those of one measure are shown, {words.headline(study)}; all are in "
                      "correlations.csv and in report.html.")
@@ -236,8 +236,10 @@ def _calibration(study: Study) -> Section:
     return Section("Can the tests be trusted?", [
         "Simulated data whose languages resemble each other within families, as many of each as here (rank "
         "correlation). False positives should be 5 %, coverage 95 % (the least over the simulated correlations). With "
-        f"more than 7 % or less than 90 % this report says '{UNRELIABLE}'. 'Independent languages' is the usual "
-        "procedure, which does not know of families."] * bool(told),
+        "more than 7 %, less than 90 %, or less than 50 % power at a correlation of 0.9 this report says "
+        f"'{UNRELIABLE}'. 'Independent languages' is the usual procedure, which does not know of families. The "
+        "simulated measures are normal: with one that is nearly a label of families (genetic, family, script) the test "
+        "rejects more often (--simulate --results says how often)."] * bool(told),
         ["family sizes", "languages", "families", "resemblance", "procedure", "false positives", "coverage",
          *(f"power at {rho:g}" for rho in rhos), "simulations"], told)
 

@@ -131,4 +131,6 @@ def test_simulation_of_the_languages_of_a_table(tmp_path, capsys):
     assert main(arguments) == 0
     told = pd.read_csv(tmp_path / "calibration" / "calibration.csv")
     assert set(told["languages"]) == {len(CODES)} and set(told["simulations"]) == {20}
+    measures = pd.read_csv(tmp_path / "calibration" / "calibration_measures.csv")
+    assert {"genetic", "syntactic"} <= set(measures["measure"]) and measures["rejected"].between(0, 0.4).all()
     assert "calibration.csv written" in capsys.readouterr().out
