@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from peft_stilts.errors import StiltsError, UsageError
@@ -41,11 +41,15 @@ def positive(text: str) -> float:
     return value
 
 
-def count(text: str) -> int:
-    """A whole number from 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; it must be a whole number from 1")
-    return int(text)
+def whole(least: int) -> Callable[[str], int]:
+    """A reader of whole numbers from `least`."""
+
+    def number(text: str) -> int:
+        if not text.strip().isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; it must be a whole number from {least}")
+        return int(text)
+
+    return number
 
 
 def parser(name: str) -> argparse.ArgumentParser:
@@ -75,12 +79,13 @@ def parser(name: str) -> argparse.ArgumentParser:
     told.add_argument("--margin", type=positive, default=1.0, help="points within which an adapter is as good as full "
                       "fine-tuning (%(default)s)")
     told.add_argument("--runs", metavar="FOLDER", help="the folder of a run with its stored predictions: weak spots")
-    told.add_argument("--draws", type=count, default=1999, help="permutations a test (%(default)s)")
-    told.add_argument("--seed", type=int, default=1, help="of permutations, resampling and simulation (%(default)s)")
+    told.add_argument("--draws", type=whole(99), default=1999, help="permutations a test, from 99 (%(default)s)")
+    told.add_argument("--seed", type=whole(0), default=1,
+                      help="of permutations, resampling and simulation (%(default)s)")
     told.add_argument("--simulate", action="store_true", help="write calibration.csv: coverage, false positives and "
                       "power of intervals and tests, for XTREME's languages and the miniature "
                       "ones; for those of --results also calibration_measures.csv, of the measures themselves")
-    told.add_argument("--simulations", type=count, default=2000, help="data sets of --simulate (%(default)s)")
+    told.add_argument("--simulations", type=whole(1), default=2000, help="data sets of --simulate (%(default)s)")
     return told
 
 
@@ -97,6 +102,9 @@ def main(arguments: Sequence[str] | None = None, name: str = "python -m peft_sti
     except StiltsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: --out {given.out} cannot be written: {error}. Name a folder that can.", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -115,10 +123,15 @@ def _responses(given: argparse.Namespace):
     if (given.tokenizer is None) != (given.parallel is None):
         raise UsageError("--tokenizer and --parallel go together: the overlap is measured on parallel text.")
     frame, notes = read(given.results, dict(given.only))
-    asked = [given.source, *(() if given.exclude is None else given.exclude)]
+    there = set(frame["language"])
+    left = {name for name in given.exclude or () if name in there}      # among them names that are no language
+    frame = frame[~frame["language"].isin(left)]
+    if not len(frame):
+        raise UsageError(f"nothing is left without the languages {', '.join(given.exclude)}.")
+    asked = [given.source, *(name for name in given.exclude or () if name not in left)]
     codes = _codes([*frame["language"].unique()], asked, given.similarity_csv)
-    source, *excluded = [codes[name] for name in asked]
-    excluded = tuple(excluded) if given.exclude is not None else (source,)
+    source = codes[given.source]
+    excluded = (source,) if given.exclude is None else tuple(codes.get(name, name) for name in given.exclude)
     told = responses(frame.assign(language=frame["language"].map(codes)), given.response, given.metric, excluded, notes)
     kept = sorted(set(told.means["language"]))
     overlap = overlaps(given.tokenizer, Path(given.parallel), source, kept) if given.tokenizer else None

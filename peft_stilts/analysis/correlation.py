@@ -38,7 +38,8 @@ def correlate(
     """The correlations of every row of `measures` (m, n) with `values` (n,), over n languages in `families`.
 
     `coefficient`: of COEFFICIENTS; tau is tau-b, ranks of ties are their means; partial ones are given `covariates`
-    (n, p), of ranks for partial_spearman. p: of `draws` permutations that keep families together (see `_permuted`).
+    (n, p), of ranks for partial_spearman, less those that are constant or follow from the others. p: of `draws`
+    permutations that know of families (see `_permuted`).
     Intervals: see `intervals`. All without missing values. Fewer than FEWEST + p languages: NaN.
     """
     measures, values = np.atleast_2d(np.asarray(measures, dtype=float)), np.asarray(values, dtype=float)
@@ -49,10 +50,22 @@ def correlate(
     if coefficient.removeprefix("partial_") != "pearson":
         measures, values = stats.rankdata(measures, axis=-1), stats.rankdata(values)
         covariates = stats.rankdata(covariates, axis=0) if partial else None
+    covariates = independent(covariates) if partial else None
     group = Families(families, covariates if partial else None)
     estimate = strengths(group, measures, values[None], coefficient)[:, 0]
     p = p_values(group, measures, values, estimate, coefficient, draws, np.random.default_rng(seed))
     return Found(estimate, *intervals(group, measures, values, estimate, coefficient, level), p)
+
+
+def independent(covariates: np.ndarray) -> np.ndarray:
+    """The columns of (n, p) that say something which neither a constant nor the columns before them do."""
+    kept = [np.ones(len(covariates))]
+    for column in covariates.T:
+        told = np.column_stack(kept)
+        left = column - told @ np.linalg.lstsq(told, column, rcond=None)[0]
+        if np.linalg.norm(left) > 1e-9 * np.linalg.norm(column):
+            kept.append(column)
+    return np.column_stack(kept)[:, 1:]
 
 
 def strengths(group: Families, x: np.ndarray, y: np.ndarray, coefficient: str) -> np.ndarray:

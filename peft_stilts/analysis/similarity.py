@@ -6,6 +6,7 @@ What each measure is, where its numbers are from and what is missing: docs/simil
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,7 +28,7 @@ DATABASES = {
     "urielplus_angular": "URIEL+ (urielplus 1.3.2), as known, nothing filled in, angular distance",
 }
 """Where URIEL's distances come from; one study uses one of them, because their numbers are not on one scale."""
-OVERLAP = "overlap"
+OVERLAP, BASELINE = "overlap", "baseline"
 MINIATURE = "miniature"
 TABLE = Path(__file__).with_name("uriel_distances.csv")
 
@@ -66,6 +67,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
     "name": {name: code for code, language in LANGUAGES.items() for name in (language.name, language.name.lower())},
 }
 _KNOWN = {given: code for table in _COLUMNS.values() for given, code in table.items()}
+_FAMILIES = {language.family.lower(): language.family for language in LANGUAGES.values()}
 _MISSING = ("", "nan", "na", "n/a")
 
 
@@ -127,9 +129,10 @@ def similarities(
     if overlap is not None:
         values[OVERLAP] = overlap.reindex(chosen).astype(float)
         origins[OVERLAP] = overlap.attrs.get("origin", "given")
-    taken = [name for name in own.values if name in (*values, OVERLAP)]
+    taken = [name for name in own.values if name in (*values, OVERLAP, BASELINE)]
     if taken:
-        raise UsageError(f"{own.origin}: column {taken[0]!r} has the name of a built-in measure; name it otherwise")
+        raise UsageError(f"{own.origin}: column {taken[0]!r} has the name of a built-in measure or covariate; name it "
+                         "otherwise")
     values = values.join(_of(own, chosen, column))
     origins |= {name: own.origin for name in own.values}
     wanted = list(values) if measures is None else list(dict.fromkeys(measures))
@@ -259,6 +262,7 @@ def _own(csv: str | Path | pd.DataFrame | None) -> _Own:
                      for code, value in zip(languages, frame[name])]
               for name in names if name not in ("language", "family")}
     families = [_text(value) for value in frame["family"]] if "family" in names else [""] * len(languages)
+    families = [_FAMILIES.get(family.lower(), family) for family in families]
     return _Own(pd.DataFrame(values, index=languages, dtype=float),
                 _outside(dict(zip(languages, families)), origin), origin)
 
@@ -283,6 +287,12 @@ def _of(own: _Own, codes: Sequence[str], column: str) -> pd.DataFrame:
     given = [code for code in own.values.index if code in here or code in own.families]
     renamed = _resolved(given, column if column == MINIATURE else _column(given, own.families), own.families)
     found = own.values.loc[given].set_axis(list(renamed.values()), axis=0)
+    missing = set(codes) - set(found.index)
+    meant = [code for code in own.values.index if code not in given and _KNOWN.get(re.split("[-_]", code.lower())[0])
+             in missing]
+    if meant:
+        raise UsageError(f"{own.origin}: {', '.join(map(_with_hint, meant))} are no codes of languages here, and "
+                         f"{', '.join(sorted(missing))} of the study would be without a value")
     if not set(found.index) & set(codes):
         raise UsageError(f"{own.origin}: has none of the languages of the study ({', '.join(codes)})")
     return found.reindex(codes)

@@ -23,6 +23,7 @@ from peft_stilts.store import replace_file
 CORRELATIONS = [*CELL, "measure", "coefficient", "estimate", "n", "families", "ci_low", "ci_high", "p_permutation",
                 "q_bh", "excluded"]
 LEFT_OUT = [*CELL, "measure", "coefficient", "family", "estimate", "n"]
+MISSING = 0.1
 TOLD_EVERY = 250
 """cells after which a long study says how far it is"""
 COVARIATES = ("baseline", "cc100")
@@ -50,6 +51,7 @@ class Study:
     detectable: float
     margin: float
     seed: int
+    draws: int = DRAWS
     notes: list[str] = field(default_factory=list)
 
 
@@ -69,19 +71,19 @@ def study(
                         f"{', '.join(excluded) or 'any left out'}: no correlation can be computed.")
     given = _covariates(responses, similarities, covariates)
     cells = list(means.groupby(CELL, sort=True))
-    layouts = [layout([families[code] for code in rows["language"]]) for _, rows in cells]
-    say("calibration of the families at hand")
-    known = calibration.of_layouts(layouts, seed)
     say(f"correlations ({len(cells)} x {similarities.values.shape[1]} measures x {len(COEFFICIENTS)} coefficients)")
     correlations, left_out = [], []
-    for place, ((cell, rows), sizes) in enumerate(zip(cells, layouts)):
+    for place, (cell, rows) in enumerate(cells):
         if place and place % TOLD_EVERY == 0:
             say(f"{place} of {len(cells)} cells")
-        found = _of_cell(rows, similarities, given, draws, seed)
-        reliable = {name: calibration.reliable(known, sizes, name) for name in COEFFICIENTS}
-        correlations += [(*cell, *line, reliable[line[1]]) for line in found]
+        correlations += [(*cell, *line) for line in _of_cell(rows, similarities, given, draws, seed)]
         left_out += [(*cell, *line) for line in _without_a_family(rows, similarities)]
-    told = pd.DataFrame(correlations, columns=[*CORRELATIONS[:-2], "reliable"])
+    told = pd.DataFrame(correlations, columns=[*CORRELATIONS[:-2], "layout"])
+    layouts = [sizes for sizes in told["layout"].unique() if sizes]     # none: no language has the measure
+    say("calibration of the families at hand")
+    known = calibration.of_layouts(layouts, seed)
+    sure = {key: calibration.reliable(known, *key) for key in set(zip(told["layout"], told["coefficient"]))}
+    told["reliable"] = [sure[key] for key in zip(told.pop("layout"), told["coefficient"])]
     told.insert(len(CORRELATIONS) - 2, "q_bh", _q(told))
     told.insert(len(CORRELATIONS) - 1, "excluded", " ".join(excluded))
     say("mixed models")
@@ -97,7 +99,7 @@ def study(
     widest = max(layouts, key=lambda sizes: sum(map(int, sizes.split("+"))))
     return Study(responses, similarities, tuple(excluded), given, told, pd.DataFrame(left_out, columns=LEFT_OUT),
                  models, methods, contrasts, aligned, weak, known,
-                 calibration.detectable(known, widest, "spearman"), margin, seed,
+                 calibration.detectable(known, widest, "spearman"), margin, seed, draws,
                  [*responses.notes, *notes, *(weak.notes if weak else ())])
 
 
@@ -108,7 +110,7 @@ def _covariates(responses: Responses, similarities: Similarities, wanted: Sequen
     for name in wanted:
         if name not in there:
             raise UsageError(unknown("covariate", name, there))
-    return tuple(wanted)
+    return tuple(dict.fromkeys(wanted))
 
 
 def _seed(seed: int, cell: Sequence[str]) -> list[int]:
@@ -118,7 +120,10 @@ def _seed(seed: int, cell: Sequence[str]) -> list[int]:
 
 def _of_cell(rows: pd.DataFrame, similarities: Similarities, covariates: tuple[str, ...], draws: int, seed: int
              ) -> list[tuple]:
-    """(measure, coefficient, estimate, n, families, low, high, p) of one cell, for every measure and coefficient."""
+    """(measure, coefficient, estimate, n, families, low, high, p, layout) of a cell, for all measures and coefficients.
+
+    `layout`: by whose calibration the test is judged, that of the languages used; of the whole cell where no more than
+    MISSING of them lack the measure, which changes little and spares a simulation."""
     rows = rows.sort_values("language")
     table = similarities.values.loc[rows["language"]]
     families = np.array([similarities.families[code] for code in rows["language"]], dtype=object)
@@ -137,18 +142,19 @@ def _of_cell(rows: pd.DataFrame, similarities: Similarities, covariates: tuple[s
                 told = correlate(table[which].to_numpy().T[:, kept], values[kept], families[kept], coefficient,
                                  given[kept] if partial else None, draws, cell)
                 count = len(set(families[kept]))
-                found += [(name, coefficient, *line[:1], int(kept.sum()), count, *line[1:]) for name, line in
+                judged = layout(families if kept.mean() >= 1 - MISSING else families[kept])
+                found += [(name, coefficient, *line[:1], int(kept.sum()), count, *line[1:], judged) for name, line in
                           zip(which, zip(told.estimate, told.low, told.high, told.p))]
     order = {name: place for place, name in enumerate(table.columns)}
     return sorted(found, key=lambda line: (order[line[0]], COEFFICIENTS.index(line[1])))
 
 
 def _together(measures: list[str], covariates: tuple[str, ...]) -> list[tuple[list[str], tuple[str, ...]]]:
-    """[(measures, covariates)]: a measure is not given itself."""
+    """[(measures, covariates)]: a measure is not given itself, and given nothing there is no partial correlation."""
     own = [name for name in measures if name in covariates]
     groups = [([name for name in measures if name not in own], covariates)]
     groups += [([name], tuple(other for other in covariates if other != name)) for name in own]
-    return [(names, others) for names, others in groups if names]
+    return [(names, others) for names, others in groups if names and (others or not covariates)]
 
 
 def _patterns(measures: np.ndarray, given: np.ndarray) -> list[tuple[list[int], np.ndarray]]:

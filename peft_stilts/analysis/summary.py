@@ -259,7 +259,7 @@ def _sources(study: Study) -> Section:
 
 
 def _notes(study: Study) -> Section:
-    return Section("Notes", [*study.notes, f"Random numbers: seed {study.seed}."])
+    return Section("Notes", [*study.notes, f"{study.draws} permutations a test; random numbers: seed {study.seed}."])
 
 
 def markdown(study: Study, told: Sequence[Section], pictures: Sequence[tuple[str, str]]) -> str:

@@ -179,8 +179,9 @@ def _adapters(study: Study) -> str:
     if not len(rows):
         methods = [name for name in study.responses.means["method"].unique() if name]
         if len(methods) > 1:
-            return (f"whether adapters match full fine-tuning cannot be told: {', '.join(methods)} share no cell, that "
-                    "is no intermediate and target task with the same languages.")
+            why = f"no method is called full (there are {', '.join(methods)})" if "full" not in methods else (
+                "no cell could be compared: " + " ".join(note for note in study.notes if "not compared" in note))
+            return f"whether adapters match full fine-tuning cannot be told: {why.rstrip(': .')}."
         return (f"whether adapters match full fine-tuning is not in these data: there is "
                 f"{'one method only, ' + methods[0] if methods else 'one method only'}.")
     reference = {"full": "full fine-tuning"}.get(rows["reference"].iloc[0], rows["reference"].iloc[0])

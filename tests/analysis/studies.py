@@ -44,7 +44,7 @@ def study_of(codes=CODES[:12], targets=("xquad",), intermediates=("squad",), met
         correlations=correlations, left_out=_left_out(correlations, families), pooled=_pooled(methods, measures),
         methods=_methods(means, methods), contrasts=pd.DataFrame(columns=CONTRASTS),
         alignment=pd.DataFrame(columns=ALIGNMENT), weak=None, calibration=_calibration(), detectable=0.61, margin=1.0,
-        seed=1, notes=["a note"])
+        seed=1, draws=1999, notes=["a note"])
     return SimpleNamespace(**(made | changed))
 
 

@@ -99,6 +99,12 @@ def test_rows_in_another_order_codes_of_another_kind_and_a_file_twice_change_not
      "xnli has several metrics"),
     ([], lambda frame: pd.concat([frame.assign(scale="base"), frame.assign(scale="large")]), "never mixed"),
     ([], lambda frame: frame.iloc[:0], "no rows"),
+    ([], lambda frame: frame.assign(intermediate=frame["intermediate"].replace("none", "None")), "is written none"),
+    ([], lambda frame: frame.assign(score=frame["score"].where(frame["method"] == "full", frame["score"] / 100)),
+     "xnli lora are at most 1"),
+    ([], lambda frame: frame.assign(score=frame["score"].astype(str) + "%"), "Write numbers as 71.2"),
+    ([], lambda frame: pd.DataFrame({";".join(frame): [1]}), "semicolons"),
+    (["--exclude", ",".join(CODES)], None, "nothing is left"),
 ])
 def test_bad_input_is_one_sentence_before_any_work(tmp_path, capsys, arguments, change, says):
     path = written(tmp_path, (change or (lambda frame: frame))(table()))
@@ -117,8 +123,38 @@ def test_a_missing_and_an_empty_file(tmp_path, capsys):
     assert all(part in told for part in ("is not there", "is empty", "nothing to read"))
 
 
-@pytest.mark.parametrize("arguments", [["--draws", "0"], ["--margin", "-1"], ["--only", "scale"],
-                                       ["--simulations", "x"]])
+def test_rows_that_are_no_language_can_be_excluded_and_seeds_be_floats(report, tmp_path, capsys):
+    folder, _ = report
+    frame = table()
+    frame = pd.concat([frame, frame[frame["language"] == "de"].assign(language="avg")])
+    path = written(tmp_path, frame.assign(seed=frame["seed"].astype(float)))
+    assert main(["--results", path, "--out", str(tmp_path / "report"), "--draws", "99", "--exclude", "en,avg"]) == 0
+    first, again = (pd.read_csv(place / "report" / "correlations.csv") for place in (folder, tmp_path))
+    pd.testing.assert_frame_equal(first.drop(columns="excluded"), again.drop(columns="excluded"))
+    assert set(again["excluded"]) == {"en avg"}
+    capsys.readouterr()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "figures").write_text("a file")
+    arguments = ["--results", written(tmp_path, table()), "--out", str(tmp_path / "report"), "--draws", "99"]
+    assert main(arguments) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_codes_of_own_measures_that_are_nearly_right_are_named(tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("language,mine\nde,1\nfr,2\nzh-CN,3\nTH,4\n")
+    arguments = ["--results", written(tmp_path, table()), "--out", str(tmp_path / "report"), "--similarity_csv"]
+    assert main([*arguments, str(tmp_path / "mine.csv")]) == 2
+    assert "'zh-CN'" in capsys.readouterr().err
+    (tmp_path / "mine.csv").write_text("language,baseline\nde,1\n")
+    assert main([*arguments, str(tmp_path / "mine.csv")]) == 2
+    assert "built-in measure or covariate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--draws", "0"], ["--draws", "19"], ["--seed", "-1"], ["--margin", "-1"],
+                                       ["--only", "scale"], ["--simulations", "x"]])
 def test_values_that_cannot_be_are_refused_by_the_parser(capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         main(["--results", "a.csv", "--out", "report", *arguments])

@@ -107,3 +107,28 @@ def test_three_languages_and_unknown_covariates_are_refused():
         studied(scores(), covariates=("cc10",))
     alone = studied(scores(methods=("full",), targets=("xnli",)), covariates=()).correlations
     assert alone["coefficient"].nunique() == 3      # no partial ones
+
+
+def test_tests_are_judged_by_the_languages_that_have_the_measure():
+    """Four languages of a measure are four, however many the cell has."""
+    codes = ("de", "fr", "es", "ru", "el", "bg", "hi", "ur", "zh", "ar", "tr", "vi", "th", "sw")
+    mine = pd.DataFrame({"language": ["de", "tr", "zh", "ar"], "mine": [4.0, 3.0, 2.0, 1.0]})
+    told = study(responses(tidy(scores(codes, ("full",), ("xnli",)))),
+                 similarities(codes, "en", ("syntactic", "mine"), csv=mine), draws=99).correlations
+    rows = told[~told["coefficient"].str.startswith("partial")].set_index(["measure", "coefficient"])
+    assert rows.loc["syntactic", "reliable"].all() and not rows.loc["mine", "reliable"].any()
+    assert rows.loc["mine", "q_bh"].isna().all() and rows.loc["mine", "p_permutation"].notna().any()
+
+
+def test_a_covariate_that_says_nothing_more_takes_nothing_out(usual):
+    frame = scores(methods=("full",), targets=("xnli",))
+    columns = ["measure", "coefficient", "estimate", "n", "p_permutation"]
+    once, twice = (studied(frame, covariates=names).correlations[columns] for names in (
+        ("cc100",), ("cc100", "cc100")))
+    pd.testing.assert_frame_equal(once, twice)
+    assert not ((once["measure"] == "cc100") & once["coefficient"].str.startswith("partial")).any()
+    level = frame.assign(score=frame["score"].where(frame["intermediate"] != "none", 50.0))
+    given = {names: studied(level, covariates=names).correlations[columns] for names in (("cc100",),
+                                                                                       ("baseline", "cc100"))}
+    both = [table[table["measure"] != "cc100"].reset_index(drop=True) for table in given.values()]
+    pd.testing.assert_frame_equal(*both)

@@ -125,7 +125,11 @@ def test_one_seed_and_one_method_are_said():
     assert "there is one method only, lora." in words.answer(alone)[1]
     apart = study_of()
     apart.methods = methods_of()
-    assert "full, lora share no cell" in words.answer(apart)[1]
+    apart.notes = ["3 cells are not compared, as there are several configurations of full: squad > xnli."]
+    assert "no cell could be compared: 3 cells are not compared, as there are several" in words.answer(apart)[1]
+    renamed = study_of(methods=("Full", "LoRA"))
+    renamed.methods = methods_of()
+    assert "no method is called full (there are Full, LoRA)" in words.answer(renamed)[1]
 
 
 def test_methods_are_told_by_the_configurations_that_differ():
