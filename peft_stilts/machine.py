@@ -64,6 +64,7 @@ def reset_peak_memory() -> None:
     """Begin a new measurement of `peak_memory`, so that a stage's peak is its own and not an earlier one's."""
     import torch
 
+    give_back_memory()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):      # Linux: 5 resets the high-water mark of this process
@@ -93,6 +94,12 @@ def keep_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def give_back_memory() -> None:
+    """Have glibc give back to the system all that it keeps of freed memory. Nothing elsewhere."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 class KeptMemory:
     """What glibc keeps between the steps of one piece of work, held to what one step needs.
 
@@ -109,8 +116,7 @@ class KeptMemory:
         if self.usual is None:
             self.usual = now
         elif now > MOST_CREPT * self.usual:
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL("libc.so.6").malloc_trim(0)
+            give_back_memory()
             self.usual = None
 
 

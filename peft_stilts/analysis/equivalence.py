@@ -118,7 +118,8 @@ def interval(differences: np.ndarray, families: Sequence[str]) -> tuple[float, f
     McCulloch 1992, Variance Components, ch. 4; the same terms as two-way clustering's, Cameron, Gelbach and Miller
     2011, J. Business and Economic Statistics 29). var_L is from `families.mean_interval`, which counts in that
     languages of one family resemble each other. var_S - var_LS, the part of the seeds alone, counts as 0 when negative.
-    Degrees of freedom after Satterthwaite 1946. In simulations with 3 seeds and independent languages 95 % intervals
+    Degrees of freedom after Satterthwaite 1946, who has no lower bound where a part is taken away; never fewer than
+    languages or seeds alone would have. In simulations with 3 seeds and independent languages 95 % intervals
     held 92 to 97 % over all proportions of the three (see the tests), with 2 seeds as little as 88 %. With one seed
     var_L stands alone. NaN but for the mean with one language.
     """
@@ -133,8 +134,8 @@ def interval(differences: np.ndarray, families: Sequence[str]) -> tuple[float, f
     if of_seeds <= rest:
         return mean, error, freedom
     whole = error**2 + of_seeds - rest
-    return mean, float(np.sqrt(whole)), float(
-        whole**2 / (error**4 / freedom + of_seeds**2 / (seeds - 1) + rest**2 / both))
+    satterthwaite = whole**2 / (error**4 / freedom + of_seeds**2 / (seeds - 1) + rest**2 / both)
+    return mean, float(np.sqrt(whole)), float(max(satterthwaite, min(freedom, seeds - 1)))
 
 
 def _signed_ranks(differences: np.ndarray) -> float:

@@ -145,7 +145,8 @@ def _verdict(study: Study, sure: pd.DataFrame, states: set[str], follow: str) ->
         return f"{what} are {way} in languages more similar to {to} in {only}{up + down} of {tests} ({rate})"
     none = f"none of {tests} passes {rate}"
     if states & {"up", "down"}:
-        return f"the evidence that {what} go with similarity to {to} is weak, as {none}"
+        way = {("up",): "rise", ("down",): "fall"}.get(tuple(states & {"up", "down"}), "go")
+        return f"the evidence that {what} {way} with similarity to {to} is weak, as {none}"
     if states == {"small"}:
         return f"no relation of {what} with similarity to {to} was found, and a large one is unlikely: {none}"
     return f"these data cannot tell {follow}: {none}"
