@@ -238,8 +238,8 @@ def _calibration(study: Study) -> Section:
         "correlation). False positives should be 5 %, coverage 95 % (the least over the simulated correlations). With "
         "more than 7 %, less than 90 %, or less than 50 % power at a correlation of 0.9 this report says "
         f"'{UNRELIABLE}'. 'Independent languages' is the usual procedure, which does not know of families. The "
-        "simulated measures are normal: with one that is nearly a label of families, such as genetic, the test may reject "
-        "more often (--simulate --results says how often)."] * bool(told),
+        "simulated measures are normal: with one that is nearly a label of families, such as genetic, the test may "
+        "reject more often (--simulate --results says how often)."] * bool(told),
         ["family sizes", "languages", "families", "resemblance", "procedure", "false positives", "coverage",
          *(f"power at {rho:g}" for rho in rhos), "simulations"], told)
 
