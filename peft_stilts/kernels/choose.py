@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -64,12 +66,20 @@ def lacking(kernels: str, device: str) -> str:
             return f"a C++ compiler ({', '.join(COMPILERS)}; Debian: apt-get install g++)"
         if not has_headers():
             return "Python's headers, which torch compiles with (Debian: apt-get install python3-dev)"
+        if spaced := [folder for folder in compiled_from() if " " in folder]:
+            return f"folders without spaces, which torch's compiler cannot name to the C++ compiler ({spaced[0]!r})"
     return ""
 
 
 def has_headers() -> bool:
     """Whether this Python's C headers are here."""
     return Path(sysconfig.get_path("include"), "Python.h").is_file()
+
+
+def compiled_from() -> tuple[str, ...]:
+    """The folders that torch's compiler writes into the C++ compiler's command, without quotes in torch 2.13."""
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
+    return str(Path(torch.__file__).parent), sysconfig.get_path("include"), cache
 
 
 def load(kernels: str) -> Ops | None:

@@ -171,6 +171,7 @@ def test_two_trained_adapters_are_refused():
 
 def test_auto(monkeypatch):
     monkeypatch.setattr(choose, "has_headers", lambda: True)
+    monkeypatch.setattr(choose, "compiled_from", lambda: ())
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert choose.resolve("auto", miniature=False, device="cpu") == "eager"
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/c++" if name == "c++" else None)
@@ -189,6 +190,16 @@ def test_compiling_needs_pythons_headers(monkeypatch):
     monkeypatch.setattr(choose, "has_headers", lambda: False)
     assert choose.resolve("auto", miniature=False, device="cpu") == "eager"
     with pytest.raises(UsageError, match="needs Python's headers.*python3-dev"):
+        choose.resolve("compile", miniature=False, device="cpu")
+
+
+def test_compiling_needs_folders_without_spaces(monkeypatch):
+    """In them torch's compiler fails in mid-training: a path with spaces gets the plain encoder."""
+    monkeypatch.setattr(choose, "has_headers", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(choose, "compiled_from", lambda: ("/home/ada/my clone/torch", "/usr/include", "/tmp"))
+    assert choose.resolve("auto", miniature=False, device="cpu") == "eager"
+    with pytest.raises(UsageError, match="folders without spaces.*'/home/ada/my clone/torch'"):
         choose.resolve("compile", miniature=False, device="cpu")
 
 
