@@ -28,6 +28,9 @@ H100, less all else that is added up here; DoRA's is a guess."""
 BACKWARD = 40
 """bytes per token and unit of width that the backward pass of the highest layer holds besides: the gradients of its
 result, of the wide map's result and input, and a copy of each where two are added"""
+FORWARD = 64
+"""the same of the forward pass with `compile`, whose freed temporaries (the wide map's input and result, and a copy)
+stay with the process, and which few blocks of the backward pass fit: measured at 4 layers of 1024 (docs/speed.md)"""
 STATE_BYTES = {"adamw": 8, "adamw_paged": 8, "adamw_8bit": 2, "adamw_paged_8bit": 2}
 """optimizer -> bytes a trained weight of its two moments"""
 
@@ -104,7 +107,8 @@ def activations(config: XLMRobertaConfig, settings: TrainingSettings, lora: Lora
     deep = config.num_hidden_layers
     if settings.gradient_checkpointing:         # each layer's input, and one layer whole, made again
         a_layer, deep = a_layer + deep * 4 * config.hidden_size, 1
-    return load.pack * (deep * a_layer + BACKWARD * config.hidden_size)
+    passing = BACKWARD + (FORWARD if kernels == "compile" else 0)
+    return load.pack * (deep * a_layer + passing * config.hidden_size)
 
 
 def runtime_memory() -> int:
