@@ -175,7 +175,7 @@ def _simulate(given: argparse.Namespace) -> list[str]:
     from peft_stilts.analysis import calibration
     from peft_stilts.analysis.families import layout
     from peft_stilts.analysis.responses import CELL
-    from peft_stilts.store import replace_file
+    from peft_stilts.analysis.study import write_tables
 
     folder = writable_folder(given.out, "out")
     layouts, lists = calibration.usual_layouts(), []
@@ -189,11 +189,8 @@ def _simulate(given: argparse.Namespace) -> list[str]:
         frames["calibration_measures"] = pd.concat([calibration.of_measures(
             similar.values.loc[list(codes)], [similar.families[code] for code in codes], given.simulations, given.seed)
             for codes in lists])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames.items():
-        replace_file(folder / f"{name}.csv", lambda draft, frame=frame: frame.to_csv(
-            draft, index=False, lineterminator="\n", float_format="%.4f"))
-    return [calibration.told(frames["calibration"]), "", *(f"{folder / name}.csv written" for name in frames)]
+    written = write_tables(frames, folder, digits=4)
+    return [calibration.told(frames["calibration"]), "", *(f"{path} written" for path in written)]
 
 
 if __name__ == "__main__":

@@ -92,26 +92,26 @@ def of_measures(values: pd.DataFrame, families: Sequence[str], simulations: int 
             y = np.sqrt(icc) * random.standard_normal((simulations, len(group.names))) @ group.members.T
             y += np.sqrt(1 - icc) * random.standard_normal((simulations, group.n))
             for coefficient in TESTED:
-                ranked = coefficient != "pearson"
-                a, drawn = (stats.rankdata(side, axis=1) if ranked else side for side in (x, y))
-                p = [p_values(group, a, b, strengths(group, a, b[None], coefficient)[:, 0], coefficient, DRAWS,
-                              random)[0] for b in drawn]
-                rows.append((measure, group.layout, group.n, icc, coefficient, np.mean(np.array(p) < 0.05),
-                             simulations))
+                *_, p = _tested(group, np.broadcast_to(x, y.shape), y, coefficient, random)
+                rows.append((measure, group.layout, group.n, icc, coefficient, np.mean(p < 0.05), simulations))
     return pd.DataFrame(rows, columns=MEASURED)
 
 
 def _reported(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, seed: int) -> tuple:
     """The very functions of the report, on every simulated data set."""
     group = Families(from_layout(sizes))
+    x, y, estimate, p = _tested(group, x, y, coefficient, np.random.default_rng(seed))
+    return REPORTED, *intervals(group, x, y, estimate, coefficient), p
+
+
+def _tested(group: Families, x: np.ndarray, y: np.ndarray, coefficient: str, random: np.random.Generator) -> tuple:
+    """(x, y, estimate, p) of every row of x and y (count, n), which are ranked where the coefficient is of ranks."""
     if coefficient != "pearson":
         x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
     estimate = np.array([strengths(group, a[None], b[None], coefficient)[0, 0] for a, b in zip(x, y)])
-    low, high = intervals(group, x, y, estimate, coefficient)
-    random = np.random.default_rng(seed)
     p = np.array([p_values(group, a[None], b, r[None], coefficient, DRAWS, random)[0]
                   for a, b, r in zip(x, y, estimate)])
-    return REPORTED, low, high, p
+    return x, y, estimate, p
 
 
 def _usual(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, seed: int) -> list[tuple]:

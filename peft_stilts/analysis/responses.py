@@ -132,10 +132,10 @@ def _load(path: Path) -> tuple[pd.DataFrame, list[str]]:
             raise DataError(f"{path} has a column {column!r}.{close} Rename it, or leave it out.")
     if not len(frame):
         raise DataError(f"{path} has no rows.")
-    if "seed" in frame and (frame["seed"].astype(str) == "").any():
-        raise DataError(f"{path}: a row has no seed.")
-    if "seed" in frame:     # pandas writes 1.0 where a seed was missing elsewhere
-        frame["seed"] = frame["seed"].astype(str).str.removesuffix(".0")
+    if "seed" in frame:
+        frame["seed"] = frame["seed"].astype(str).str.removesuffix(".0")    # as pandas writes them beside missing ones
+        if (frame["seed"] == "").any():
+            raise DataError(f"{path}: a row has no seed.")
     notes = [f"{path.name}: columns that are not used: {', '.join(others)}."] * bool(others)
     return tidy(frame, where=str(path)), notes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ CORRELATIONS = [*CELL, "measure", "coefficient", "estimate", "n", "families", "c
                 "q_bh", "excluded"]
 LEFT_OUT = [*CELL, "measure", "coefficient", "family", "estimate", "n"]
 MISSING = 0.1
+"""share of a cell's languages that may lack a measure before its tests are judged by the families of the others"""
 TOLD_EVERY = 250
 """cells after which a long study says how far it is"""
 COVARIATES = ("baseline", "cc100")
@@ -206,8 +207,14 @@ def write(study: Study, folder: Path) -> list[Path]:
     if study.weak is not None:
         frames |= {"weak_spots": study.weak.flips, "weak_spots_shared": study.weak.shared,
                    "weak_spots_tests": study.weak.tests}
+    return write_tables(frames, folder)
+
+
+def write_tables(frames: Mapping[str, pd.DataFrame], folder: Path, digits: int | None = None) -> list[Path]:
+    """Each frame as NAME.csv in `folder`, made when needed; `digits` after the point, None: all. Their paths."""
+    shown = None if digits is None else f"%.{digits}f"
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         replace_file(folder / f"{name}.csv", lambda path, frame=frame: frame.to_csv(
-            path, index=False, lineterminator="\n"))
+            path, index=False, lineterminator="\n", float_format=shown))
     return [folder / f"{name}.csv" for name in frames]

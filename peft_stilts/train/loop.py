@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -112,7 +112,7 @@ def train(
             if checkpoints.due():
                 checkpoints.save(state)
             task, items = order.at(state.step)
-            loss = _gradients(accelerator, learner, parameters, task, features[task], items, state, seed, say)
+            loss = _gradients(accelerator, learner, optimizer, task, features[task], items, state, seed, say)
             seen = (features[task].input_ids[i * group[task] + j] for i in items for j in range(group[task]))
             norm = clip(accelerator, parameters, settings.max_grad_norm, words, seen)
             loss, norm = torch.stack([loss, norm.to(loss)]).tolist()  # the step's one wait for the device
@@ -169,7 +169,7 @@ def _checkpoint_layers(learner: Learner, on: bool) -> None:
 def _gradients(
     accelerator: Accelerator,
     learner: Learner,
-    parameters: Sequence[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
     task: str,
     features: Packable,
     items: list[int],
@@ -177,7 +177,7 @@ def _gradients(
     seed: int,
     say: Callable[[str], None],
 ) -> torch.Tensor:
-    """Gradients of `parameters`, those that are trained: of the mean loss over the `items` of `task`, in packs of
+    """Gradients of what `optimizer` trains: of the mean loss over the `items` of `task`, in packs of
     `state.token_budget` tokens; returns that loss, detached.
 
     When memory runs out the budget is halved, in `state`, and the step begun again with the same random numbers.
@@ -193,8 +193,7 @@ def _gradients(
             for part in plan
         ]
         counted = max(1, sum(head.count(pack) for pack in packs))
-        for parameter in parameters:
-            parameter.grad = None
+        optimizer.zero_grad()
         torch.manual_seed(derived_seed("dropout", seed, state.step))
         try:
             loss = torch.zeros((), device=accelerator.device)
@@ -206,8 +205,7 @@ def _gradients(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        for parameter in parameters:
-            parameter.grad = None
+        optimizer.zero_grad()
         free_memory()
         largest = max(len(pack.input_ids) for pack in packs)
         if all(len(part) == 1 for part in plan):

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from peft_stilts.kernels.dropout import halves, threshold
 from peft_stilts.kernels.fused.ahead import Variant
 from peft_stilts.kernels.fused.dropout import keep
+from peft_stilts.kernels.fused.sizes import power_of_2
 
 WIDEST = 256
 """A head's width is in registers and shared memory as a whole."""
@@ -181,7 +182,7 @@ def key_kernel(query, key, value, lse, grad, delta, dkey, dvalue, cu_seqlens, qu
 
 def blocks(kind: str, dtype: torch.dtype, width: int) -> dict[str, int]:
     """The launch's block sizes, warps and stages: the table's, with fewer queries and keys where heads are wide."""
-    padded = max(1 << (width - 1).bit_length(), 16)
+    padded = max(power_of_2(width), 16)
     sizes = dict(BLOCKS[dtype][kind])
     for name in ("BLOCK_M", "BLOCK_N"):
         sizes[name] = max(sizes[name] * 64 // max(padded, 64), 16)

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 from peft_stilts.kernels.fused.ahead import Variant
+from peft_stilts.kernels.fused.sizes import parts, power_of_2
 
 BLOCK = 8192
 """Most words that a program reads at a time."""
@@ -51,7 +52,7 @@ def cross_entropy_kernel(logits, labels, losses, words, stride, GRADIENT: tl.con
 
 def block(stride: int) -> dict[str, int]:
     """The launch's block of words and number of warps: at most 16 words a thread."""
-    size = min(1 << (stride - 1).bit_length(), BLOCK)
+    size = min(power_of_2(stride), BLOCK)
     return {"BLOCK": size, "num_warps": max(size // 512, 1)}
 
 
@@ -88,7 +89,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         blank = torch.empty_like if len(states) else torch.zeros_like      # the first part writes it
         dweight = blank(weight, dtype=torch.float32) if needed[1] else None
         dbias = torch.zeros_like(bias, dtype=torch.float32) if needed[2] else None
-        stride = triton.cdiv(len(weight), ALIGNED) * ALIGNED
+        stride = parts(len(weight), ALIGNED) * ALIGNED
         size = max(BYTES // (stride * states.element_size()), 1)
         logits = states.new_empty(min(size, len(states)), stride)[:, :len(weight)]
         for first in range(0, len(states), size):

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 from peft_stilts.kernels.fused.ahead import Variant
+from peft_stilts.kernels.fused.sizes import parts, power_of_2
 
 BLOCK = 1024
 """Most columns of a program."""
@@ -47,7 +48,7 @@ def backward_kernel(grad, x, bias, dx, dbias, rows, width, SUM: tl.constexpr, BL
 
 def block(width: int) -> dict[str, int]:
     """The launch's block of columns and number of warps."""
-    size = min(1 << (width - 1).bit_length(), BLOCK)
+    size = min(power_of_2(width), BLOCK)
     return {"BLOCK": size, "num_warps": max(size // 256, 1)}
 
 
@@ -61,7 +62,7 @@ class BiasGelu(torch.autograd.Function):
         out = torch.empty_like(x)
         size = block(width)
         if rows:
-            forward_kernel[(rows, -(-width // size["BLOCK"]))](x, bias.contiguous(), out, width, **size)
+            forward_kernel[(rows, parts(width, size["BLOCK"]))](x, bias.contiguous(), out, width, **size)
         ctx.save_for_backward(x, bias)
         return out
 
@@ -76,7 +77,7 @@ class BiasGelu(torch.autograd.Function):
         dbias = x.new_empty((programs if sums else 0, width), dtype=torch.float32)
         size = block(width)
         if rows:
-            backward_kernel[(programs, -(-width // size["BLOCK"]))](
+            backward_kernel[(programs, parts(width, size["BLOCK"]))](
                 grad.contiguous(), x, bias.contiguous(), dx, dbias, rows, width, SUM=sums, **size)
         return dx, dbias.sum(0).to(bias.dtype) if sums else None
 

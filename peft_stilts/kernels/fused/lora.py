@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from peft_stilts.kernels.dropout import halves, threshold
 from peft_stilts.kernels.fused.ahead import Variant
 from peft_stilts.kernels.fused.dropout import keep
+from peft_stilts.kernels.fused.sizes import parts, power_of_2
 
 BLOCKS = {torch.float32: (32, 64, 16), torch.bfloat16: (32, 64, 64), torch.float16: (32, 64, 64)}
 """Rows and columns of a program's block, and how many places it sums at a time: fewer in float32, whose products are
@@ -94,7 +95,7 @@ def mask_of(scale: float, p: float, seed: int) -> dict[str, float | int]:
 
 def ranks_of(rank: int) -> int:
     """Ranks of a program's block."""
-    return min(max(1 << (rank - 1).bit_length(), 16), WIDEST)
+    return min(max(power_of_2(rank), 16), WIDEST)
 
 
 def down(x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int) -> torch.Tensor:
@@ -105,7 +106,7 @@ def down(x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int) ->
     size, _, depth = BLOCKS[x.dtype]
     u = x.new_empty(rows, rank)
     if u.numel():
-        down_kernel[(-(-rows // size), -(-rank // ranks))](
+        down_kernel[(parts(rows, size), parts(rank, ranks))](
             x.contiguous(), a.contiguous(), u, rows, width, rank, **mask_of(scale, p, seed), ROWS=size, DEPTH=depth,
             RANKS=ranks)
     return u
@@ -119,10 +120,10 @@ def down_grad(du: torch.Tensor, x: torch.Tensor, scale: float, p: float, seed: i
     _, columns, depth = BLOCKS[x.dtype]
     ranks = ranks_of(rank)
     split = max(SPLIT, 16 * rank)
-    splits = -(-rows // split)
+    splits = parts(rows, split)
     da = x.new_empty(splits, rank, width, dtype=torch.float32)
     if da.numel():
-        down_grad_kernel[(-(-width // columns), -(-rank // ranks), splits)](
+        down_grad_kernel[(parts(width, columns), parts(rank, ranks), splits)](
             du.contiguous(), x.contiguous(), da, rows, split, width, rank, **mask_of(scale, p, seed), DEPTH=depth,
             COLUMNS=columns, RANKS=ranks)
     return da.sum(0)
@@ -138,7 +139,7 @@ def up_grad(dx: torch.Tensor | None, du: torch.Tensor, a: torch.Tensor, scale: f
     add = dx is not None
     dx = dx if add else du.new_empty(rows, width)
     if dx.numel():
-        up_grad_kernel[(-(-rows // size), -(-width // columns))](
+        up_grad_kernel[(parts(rows, size), parts(width, columns))](
             du.contiguous(), a.contiguous(), dx, rows, width, rank, **mask_of(scale, p, seed), ADD=add, ROWS=size,
             COLUMNS=columns, RANKS=min(ranks_of(rank), depth))
     return dx

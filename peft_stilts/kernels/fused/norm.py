@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from peft_stilts.kernels.dropout import halves, threshold
 from peft_stilts.kernels.fused.ahead import Variant
 from peft_stilts.kernels.fused.dropout import keep
+from peft_stilts.kernels.fused.sizes import power_of_2
 
 WIDEST = 8192
 """A row is held in registers as a whole."""
@@ -78,7 +79,7 @@ def backward_kernel(grad, total, mean, rstd, weight, dx, dresidual, dweight, dbi
 
 def block(width: int) -> dict[str, int]:
     """The launch's block of columns and number of warps: 8 columns a thread, 16 in the widest rows."""
-    size = 1 << (width - 1).bit_length()
+    size = power_of_2(width)
     return {"BLOCK": size, "num_warps": min(max(size // 256, 1), 16)}
 
 
