@@ -81,10 +81,11 @@ def parser(name: str) -> argparse.ArgumentParser:
     told.add_argument("--runs", metavar="FOLDER", help="the folder of a run with its stored predictions: weak spots")
     told.add_argument("--draws", type=whole(99), default=1999, help="permutations a test, from 99 (%(default)s)")
     told.add_argument("--seed", type=whole(0), default=1,
-                      help="of permutations, resampling and simulation (%(default)s)")
+                      help="of permutations and simulation (%(default)s)")
     told.add_argument("--simulate", action="store_true", help="write calibration.csv: coverage, false positives and "
-                      "power of intervals and tests, for XTREME's languages and the miniature "
-                      "ones; for those of --results also calibration_measures.csv, of the measures themselves")
+                      "power of intervals and tests, calibration_measures.csv: false positives with the measures as "
+                      "they are, and calibration_contrasts.csv: differences between methods; for XTREME's languages, "
+                      "or those of --results")
     told.add_argument("--simulations", type=whole(1), default=2000, help="data sets of --simulate (%(default)s)")
     return told
 
@@ -175,20 +176,26 @@ def _simulate(given: argparse.Namespace) -> list[str]:
     from peft_stilts.analysis import calibration
     from peft_stilts.analysis.families import layout
     from peft_stilts.analysis.responses import CELL
+    from peft_stilts.analysis.similarity import similarities
     from peft_stilts.analysis.study import write_tables
 
     folder = writable_folder(given.out, "out")
-    layouts, lists = calibration.usual_layouts(), []
     if given.results:
         told, similar, _ = _responses(given)
         lists = sorted({tuple(sorted(rows["language"])) for _, rows in told.means.groupby(CELL)})
         layouts = sorted({layout([similar.families[code] for code in codes]) for codes in lists})
+    else:
+        layouts, lists = calibration.usual_layouts(), calibration.usual_languages()
+        similar = similarities(sorted(set().union(*lists)))
     frames = {"calibration": calibration.simulate(layouts, simulations=given.simulations, seed=given.seed, say=_say)}
-    if lists:
-        _say("false positives with the measures as they are")
-        frames["calibration_measures"] = pd.concat([calibration.of_measures(
-            similar.values.loc[list(codes)], [similar.families[code] for code in codes], given.simulations, given.seed)
-            for codes in lists])
+    measured = []
+    for codes in lists:
+        _say(f"the measures as they are over {len(codes)} languages: {' '.join(codes)}")
+        measured.append(calibration.of_measures(
+            similar.values.loc[list(codes)], [similar.families[code] for code in codes], given.simulations, given.seed))
+    frames["calibration_measures"] = pd.concat(measured)
+    frames["calibration_contrasts"] = calibration.of_contrasts(layouts, simulations=given.simulations, seed=given.seed,
+                                                               say=_say)
     written = write_tables(frames, folder, digits=4)
     return [calibration.told(frames["calibration"]), "", *(f"{path} written" for path in written)]
 

@@ -2,11 +2,12 @@
 
 Languages' measure and values are normal, each with the same intra-family correlation and correlated by rho: a
 language's measure is x = sqrt(c) f + sqrt(1 - c) e, f drawn for each family and e for each language; its value is
-rho x' + sqrt(1 - rho^2) of another such draw.
+rho x + sqrt(1 - rho^2) of another such draw.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from peft_stilts.analysis.contrasts import contrast
 from peft_stilts.analysis.correlation import FEWEST, intervals, p_values, strengths
 from peft_stilts.analysis.families import Families, from_layout, layout
 from peft_stilts.languages import LANGUAGES
@@ -32,6 +34,10 @@ ON_THE_SPOT = 1000
 COLUMNS = ["layout", "languages", "families", "icc", "rho", "coefficient", "interval", "test", "coverage", "rejected",
            "width", "simulations"]
 MEASURED = ["measure", "layout", "languages", "icc", "coefficient", "rejected", "simulations"]
+BETWEEN = ((0.0, 0.0, 0.8), (0.5, 0.5, 0.9), (0.7, 0.3, 0.8), (0.9, 0.9, 0.95))
+"""true correlations of a measure with one method's values, with another's, and of both methods' values"""
+CONTRASTED = ["layout", "languages", "families", "icc", "rho", "rho_reference", "rho_shared", "coefficient", "interval",
+              "coverage", "width", "rejected", "simulations"]
 REPORTED = ("effective number", "permutation by family")
 """(interval, test) of the report"""
 TRUE = {"pearson": lambda rho: rho, "spearman": lambda rho: 6 / np.pi * np.arcsin(rho / 2),
@@ -41,15 +47,15 @@ TRUE = {"pearson": lambda rho: rho, "spearman": lambda rho: 6 / np.pi * np.arcsi
 
 def draw(sizes: str, icc: float, rho: float, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(count, n), (count, n): measures and values of languages in families of such sizes; see the head of the file."""
-    members = Families(from_layout(sizes)).members
-    n, families = members.shape
+    group = Families(from_layout(sizes))
+    x = _normal(group, icc, count, random)
+    return x, rho * x + np.sqrt(1 - rho**2) * _normal(group, icc, count, random)
 
-    def one() -> np.ndarray:
-        own = random.standard_normal((count, n))
-        return np.sqrt(icc) * random.standard_normal((count, families)) @ members.T + np.sqrt(1 - icc) * own
 
-    x = one()
-    return x, rho * x + np.sqrt(1 - rho**2) * one()
+def _normal(group: Families, icc: float, count: int, random: np.random.Generator) -> np.ndarray:
+    """(count, n): normal values of languages that resemble each other by `icc` within families."""
+    own = random.standard_normal((count, group.n))
+    return np.sqrt(icc) * random.standard_normal((count, len(group.names))) @ group.members.T + np.sqrt(1 - icc) * own
 
 
 def simulate(
@@ -75,42 +81,76 @@ def simulate(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def of_measures(values: pd.DataFrame, families: Sequence[str], simulations: int = ON_THE_SPOT, seed: int = 1
+def of_measures(values: pd.DataFrame, families: Sequence[str], simulations: int = SIMULATIONS, seed: int = 1
                 ) -> pd.DataFrame:
     """False positives with the measures as they are, not normal ones: MEASURED columns.
 
     `values`: a row a language, a column a measure, NaN where missing; `families`: of the rows. Drawn are values that
     have nothing to do with any measure but resemble each other within families. A measure that is nearly a label of a
-    family leaves the test little to go by, and it rejects more often than with measures as normal as these values."""
+    family leaves the test little to go by. Constant measures reject nothing; those of fewer than FEWEST languages are
+    left out."""
     rows = []
-    for measure in values:
-        kept = values[measure].notna().to_numpy()
+    there = values.notna()
+    for kept, measures in there.T.groupby(list(there.index)).groups.items():   # those that the same languages have
+        kept = np.array(kept, dtype=bool)
+        if kept.sum() < FEWEST:
+            continue
         group = Families(np.asarray(families, dtype=object)[kept])
-        x = values[measure].to_numpy()[None, kept]
+        x = values[measures].to_numpy(float).T[:, kept]
         for icc in INTRA_FAMILY:
-            random = np.random.default_rng(seed)
-            y = np.sqrt(icc) * random.standard_normal((simulations, len(group.names))) @ group.members.T
-            y += np.sqrt(1 - icc) * random.standard_normal((simulations, group.n))
             for coefficient in TESTED:
-                *_, p = _tested(group, np.broadcast_to(x, y.shape), y, coefficient, random)
-                rows.append((measure, group.layout, group.n, icc, coefficient, np.mean(p < 0.05), simulations))
-    return pd.DataFrame(rows, columns=MEASURED)
+                random = np.random.default_rng(seed)
+                y = _normal(group, icc, simulations, random)
+                *_, p = _tested(group, np.broadcast_to(x, (simulations, *x.shape)), y, coefficient, random)
+                rows += [(measure, group.layout, group.n, icc, coefficient, rate, simulations)
+                         for measure, rate in zip(measures, (p < 0.05).mean(axis=0))]
+    told = pd.DataFrame(rows, columns=MEASURED)
+    return told.sort_values("measure", key=lambda names: names.map(list(values).index), kind="stable",
+                            ignore_index=True)
+
+
+def of_contrasts(layouts: Iterable[str], coefficients: Sequence[str] = ("spearman",), simulations: int = ON_THE_SPOT,
+                 seed: int = 1, say: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
+    """CONTRASTED: of the difference between the correlations of one measure with two methods' values, coverage of the
+    report's interval and of the bootstrap by family, and how often the report's test has p < 0.05; see `simulate`."""
+    rows = []
+    for sizes in layouts:
+        say(f"differences between methods, {len(from_layout(sizes))} languages in families of {sizes}")
+        group = Families(from_layout(sizes))
+        counts = _resampled(group, seed)
+        for icc, rhos, coefficient in itertools.product(INTRA_FAMILY, BETWEEN, coefficients):
+            random = np.random.default_rng(seed)
+            own = np.stack([_normal(group, icc, simulations, random) for _ in range(3)])
+            first, second, shared = rhos
+            root = np.linalg.cholesky([[1, first, second], [first, 1, shared], [second, shared, 1]])
+            truth = TRUE[coefficient](first) - TRUE[coefficient](second)
+            ends, p = [], []
+            for x, *y in np.einsum("vw,wdn->dvn", root, own):
+                found = contrast(group, x, np.array(y), coefficient, DRAWS, seed)
+                resampled = np.subtract(*(_of_draws(counts, x, values, coefficient) for values in y))
+                ends.append(((found["ci_low"], found["ci_high"]), np.nanpercentile(resampled, [2.5, 97.5])))
+                p.append(found["p_swap"])
+            rejected = np.mean(np.array(p) < 0.05)
+            for name, (low, high) in zip(("both intervals", "bootstrap by family"), np.array(ends).transpose(1, 2, 0)):
+                rows.append((sizes, group.n, len(group.names), icc, *rhos, coefficient, name,
+                             np.mean((low <= truth) & (truth <= high)), np.mean(high - low), rejected, simulations))
+    return pd.DataFrame(rows, columns=CONTRASTED)
 
 
 def _reported(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, seed: int) -> tuple:
     """The very functions of the report, on every simulated data set."""
     group = Families(from_layout(sizes))
-    x, y, estimate, p = _tested(group, x, y, coefficient, np.random.default_rng(seed))
-    return REPORTED, *intervals(group, x, y, estimate, coefficient), p
+    x, y, estimate, p = _tested(group, x[:, None], y, coefficient, np.random.default_rng(seed))
+    return REPORTED, *intervals(group, x[:, 0], y, estimate[:, 0], coefficient), p[:, 0]
 
 
 def _tested(group: Families, x: np.ndarray, y: np.ndarray, coefficient: str, random: np.random.Generator) -> tuple:
-    """(x, y, estimate, p) of every row of x and y (count, n), which are ranked where the coefficient is of ranks."""
+    """(x, y, estimate, p) of m measures x (count, m, n) with values y (count, n) in every data set, estimates and p
+    (count, m); x and y are ranked where the coefficient is of ranks."""
     if coefficient != "pearson":
-        x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
-    estimate = np.array([strengths(group, a[None], b[None], coefficient)[0, 0] for a, b in zip(x, y)])
-    p = np.array([p_values(group, a[None], b, r[None], coefficient, DRAWS, random)[0]
-                  for a, b, r in zip(x, y, estimate)])
+        x, y = stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1)
+    estimate = np.array([strengths(group, a, b[None], coefficient)[:, 0] for a, b in zip(x, y)])
+    p = np.array([p_values(group, a, b, r, coefficient, DRAWS, random) for a, b, r in zip(x, y, estimate)])
     return x, y, estimate, p
 
 
@@ -131,37 +171,45 @@ def _usual(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, seed: int
 
 def _bootstrapped(sizes: str, x: np.ndarray, y: np.ndarray, coefficient: str, seed: int
                   ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile intervals over RESAMPLES draws of families with replacement; of Pearson's and Spearman's (ranks once,
-    within the data) coefficient, and Kendall's by weights of pairs."""
-    members = Families(from_layout(sizes)).members
-    random = np.random.default_rng(seed)
-    families = members.shape[1]
-    counts = random.multinomial(families, np.full(families, 1 / families), size=RESAMPLES).astype(float) @ members.T
-    ends = []
-    for a, b in zip(x, y):
-        if coefficient == "kendall":
-            a, b = (np.sign(side[:, None] - side) for side in (a, b))
-            found = np.einsum("di,ij,dj->d", counts, a * b, counts, optimize=True)
-            found = found / np.sqrt(np.einsum("di,ij,dj->d", counts, a * a, counts, optimize=True)
-                                    * np.einsum("di,ij,dj->d", counts, b * b, counts, optimize=True))
-        else:
-            if coefficient == "spearman":
-                a, b = stats.rankdata(a), stats.rankdata(b)
-            weights = counts / counts.sum(axis=1, keepdims=True)
-            means = [weights @ side for side in (a, b)]
-            both = weights @ (a * b) - means[0] * means[1]
-            with np.errstate(invalid="ignore"):  # a draw of one singleton family has no correlation: NaN, left out
-                found = both / np.sqrt((weights @ a**2 - means[0]**2) * (weights @ b**2 - means[1]**2))
-        ends.append(np.nanpercentile(found, [2.5, 97.5]))
-    return tuple(np.array(ends).T)
+    """Percentile intervals over RESAMPLES draws of families with replacement."""
+    counts = _resampled(Families(from_layout(sizes)), seed)
+    return tuple(np.array([np.nanpercentile(_of_draws(counts, a, b, coefficient), [2.5, 97.5])
+                           for a, b in zip(x, y)]).T)
+
+
+def _resampled(group: Families, seed: int) -> np.ndarray:
+    """(RESAMPLES, n): how often each language is there when families are drawn with replacement."""
+    count = len(group.names)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return drawn.astype(float) @ group.members.T
+
+
+def _of_draws(counts: np.ndarray, a: np.ndarray, b: np.ndarray, coefficient: str) -> np.ndarray:
+    """(RESAMPLES,): the coefficient of `a` and `b` (n,) in each draw; ranks are those within the data."""
+    if coefficient == "kendall":
+        a, b = (np.sign(side[:, None] - side) for side in (a, b))
+        found = np.einsum("di,ij,dj->d", counts, a * b, counts, optimize=True)
+        return found / np.sqrt(np.einsum("di,ij,dj->d", counts, a * a, counts, optimize=True)
+                               * np.einsum("di,ij,dj->d", counts, b * b, counts, optimize=True))
+    if coefficient == "spearman":
+        a, b = stats.rankdata(a), stats.rankdata(b)
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    means = [weights @ side for side in (a, b)]
+    both = weights @ (a * b) - means[0] * means[1]
+    with np.errstate(invalid="ignore"):  # a draw of one singleton family has no correlation: NaN, left out
+        return both / np.sqrt((weights @ a**2 - means[0]**2) * (weights @ b**2 - means[1]**2))
+
+
+def usual_languages() -> list[list[str]]:
+    """The languages of XTREME's nine targets without English, and all of them; lists of codes, sorted."""
+    codes = [TASKS[target].languages for target in TARGETS if target in TASKS] + [tuple(LANGUAGES)]
+    return [list(some) for some in sorted({tuple(sorted({*some} - {"en"})) for some in codes})]
 
 
 def usual_layouts() -> list[str]:
-    """The layouts of XTREME's nine targets without English, of all its languages, and of the miniature world's targets,
-    whose 4, 5 or 9 languages are families of their own."""
-    codes = [set(TASKS[target].languages) for target in TARGETS if target in TASKS]
-    codes.append(set(LANGUAGES))
-    found = [layout([LANGUAGES[code].family for code in sorted(some - {"en"})]) for some in codes]
+    """The layouts of `usual_languages`, and of the miniature world's targets, whose 4, 5 or 9 languages are families of
+    their own."""
+    found = [layout([LANGUAGES[code].family for code in some]) for some in usual_languages()]
     found += ["+".join("1" * count) for count in (4, 5, 9)]
     return sorted(set(found), key=lambda sizes: (len(from_layout(sizes)), sizes))
 

@@ -14,13 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from peft_stilts.analysis.correlation import FEWEST, ROUNDING
 from peft_stilts.analysis.families import mean_interval
 from peft_stilts.errors import UsageError
 
 if TYPE_CHECKING:
     from peft_stilts.analysis.responses import Responses
-    from peft_stilts.analysis.similarity import Similarities
 
 PLACE = ["intermediate", "target", "metric"]
 KIND = ["method", "method_config", "policy"]
@@ -28,17 +26,11 @@ COSTS = ["trainable_parameters", "bytes", "seconds", "tokens"]
 METHODS = [*PLACE, "method", "reference", "method_config", "policy", "n", "seeds", "gain", "gain_reference",
            "difference", "ci_low", "ci_high", "p_wilcoxon", "margin", "p_tost", "equivalent", *COSTS,
            *(f"{cost}_reference" for cost in COSTS)]
-CONTRASTS = [*PLACE, "method", "reference", "method_config", "policy", "measure", "coefficient", "estimate",
-             "estimate_reference", "difference", "ci_low", "ci_high", "p_swap", "n", "families"]
 LEVEL = 0.05
 FEWEST_SIGNED = 6
 """languages below which no signed-rank test can reach two-sided 5 %: 2 / 2^5 = 6.25 %"""
 EVERY_SIGN = 13
 """up to this many differences every one of the 2^n signs is tried"""
-EVERY_SWAP = 11
-"""up to this many families every one of the 2^families swaps is made"""
-FEWEST_RESAMPLED = 3
-"""families below which they are not resampled"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ def methods(
     if not (math.isfinite(margin) and margin > 0):
         raise UsageError(f"--margin {margin}: differences within plus and minus the margin count as none; it is a "
                          "number of points above 0, such as 1.")
-    found, notes = _pairs(responses, reference)
+    found, notes = pairs(responses, reference)
     paid = _costs(responses.keys, stages, found) if stages is not None else {}
     nothing = dict.fromkeys(COSTS, math.nan)
     rows = []
@@ -156,8 +148,8 @@ def _signed_ranks(differences: np.ndarray) -> float:
     return float(min(1.0, 2 * min((sums <= found).mean(), (sums >= found).mean())))
 
 
-def _pairs(responses: Responses, reference: str) -> tuple[list[Pair], list[str]]:
-    """Every pair there is, and what could not be paired."""
+def pairs(responses: Responses, reference: str) -> tuple[list[Pair], list[str]]:
+    """Every method, configuration and policy beside the reference in every cell, and what could not be paired."""
     seeds = responses.seeds[responses.seeds["value"].notna()]
     if not (seeds["method"] == reference).any() or (seeds["method"] == reference).all():
         return [], []
@@ -224,111 +216,3 @@ def _costs(keys: pd.DataFrame, stages: pd.DataFrame, pairs: Sequence[Pair]) -> d
             behind = sorted({key for stage in some for key in trainings(stage)})
             paid.setdefault(tuple(cell), []).append(values.reindex(behind).sum(skipna=False))
     return {cell: dict(pd.concat(sums, axis=1).mean(axis=1, skipna=False)) for cell, sums in paid.items()}
-
-
-def contrasts(
-    responses: Responses, similarities: Similarities, families: Mapping[str, str],
-    coefficients: Sequence[str] = ("spearman",), draws: int = 2000, seed: int = 1, reference: str = "full",
-) -> pd.DataFrame:
-    """Does a method's response follow a similarity as the reference's does? Per pair and measure; columns CONTRASTS.
-
-    `estimate`, `estimate_reference`: correlations of the measure with both, over the same languages and seeds;
-    `difference` = estimate - estimate_reference. `p_swap` and the 95 % interval: see `swapped` and `resampled`; NaN
-    with fewer than FEWEST languages or where something is constant. Draws depend on nothing but `seed` and the number
-    of families. `coefficients`: pearson, spearman. Raises UsageError for others.
-    """
-    for coefficient in coefficients:
-        if coefficient not in ("pearson", "spearman"):
-            raise UsageError(f"contrasts of {coefficient!r}: choose pearson or spearman.")
-    rows = []
-    for pair in _pairs(responses, reference)[0]:
-        table = similarities.values.reindex(pair.languages)
-        means = np.stack([pair.values.mean(axis=1), pair.reference.mean(axis=1)])
-        names = np.array([families.get(code, code) for code in pair.languages], dtype=object)
-        for measure in table.columns:
-            x = table[measure].to_numpy(float)
-            known = np.isfinite(x)
-            for coefficient in coefficients:
-                rows.append(dict(zip(PLACE, pair.place)) | dict(zip(KIND, pair.kind)) | {
-                    "reference": reference, "measure": measure, "coefficient": coefficient,
-                    **_contrast(x[known], means[:, known], names[known], coefficient == "spearman", draws, seed)})
-    return pd.DataFrame(rows, columns=CONTRASTS)
-
-
-def _contrast(x: np.ndarray, y: np.ndarray, names: np.ndarray, ranked: bool, draws: int, seed: int) -> dict[str, Any]:
-    """The columns of CONTRASTS from `estimate` on; `x` (n,), `y` (2, n): the method's values and the reference's."""
-    families, of = np.unique(names.astype(str), return_inverse=True)
-    told: dict[str, Any] = dict.fromkeys(
-        ("estimate", "estimate_reference", "difference", "ci_low", "ci_high", "p_swap"), math.nan)
-    told |= {"n": len(x), "families": len(families)}
-    if len(x) < FEWEST or np.ptp(x) == 0 or (np.ptp(y, axis=1) == 0).any():
-        return told
-    scaled = _standardised(stats.rankdata(np.vstack([x, y]), axis=1) if ranked else np.vstack([x, y]))
-    own, other = (float(scaled[0] @ values) for values in scaled[1:])
-    low, high = resampled(x, y, of, ranked, draws, seed)
-    return told | dict(estimate=own, estimate_reference=other, difference=own - other, ci_low=low, ci_high=high,
-                       p_swap=swapped(scaled[0], scaled[1:], of, draws, seed))
-
-
-def _standardised(values: np.ndarray) -> np.ndarray:
-    """Rows with mean 0 and length 1."""
-    values = values - values.mean(axis=1, keepdims=True)
-    return values / np.sqrt((values**2).sum(axis=1, keepdims=True))
-
-
-def swapped(x: np.ndarray, y: np.ndarray, of: np.ndarray, draws: int, seed: int) -> float:
-    """Two-sided p of the difference of two correlations: how often it is as large when methods are swapped by family.
-
-    `x` (n,), `y` (2, n) standardised values, or standardised ranks; `of` (n,): family of each, 0 .. F - 1. Were the
-    methods exchangeable within each family, every one of the 2^F ways of swapping their values there would be as likely
-    as what was seen, whatever the dependence within families (all of them up to EVERY_SWAP families, else `draws`
-    random ones and what was seen). Values are swapped as they are, neither ranked nor standardised again. No p is
-    below 2 / 2^F.
-    """
-    count = int(of.max()) + 1
-    if count <= EVERY_SWAP:
-        swaps = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-    else:
-        random = np.random.default_rng(seed).integers(0, 2, (draws, count))
-        swaps = np.vstack([np.zeros((1, count), dtype=int), random])
-    own, other = (np.stack([values, values**2, values * x]) for values in y)
-    # Sums over languages of value, square and product; a swap moves a family's share from one method to the other.
-    moved = swaps @ ((other - own) @ np.eye(count)[of]).T
-    differences = np.abs(_from_sums(own.sum(axis=1) + moved, len(x)) - _from_sums(other.sum(axis=1) - moved, len(x)))
-    return float((differences >= differences[0] - ROUNDING).mean())
-
-
-def _from_sums(sums: np.ndarray, n: int) -> np.ndarray:
-    """Correlations with a standardised variable from (..., 3) sums of value, square and product."""
-    squares = np.maximum(sums[..., 1] - sums[..., 0]**2 / n, np.finfo(float).tiny)
-    return np.where(squares > ROUNDING, sums[..., 2] / np.sqrt(squares), 0.0)
-
-
-def resampled(x: np.ndarray, y: np.ndarray, of: np.ndarray, ranked: bool, draws: int, seed: int) -> tuple[float, float]:
-    """95 % interval of the difference of two correlations: percentiles over `draws` resamples of whole families.
-
-    `x` (n,), `y` (2, n), as they are; with `ranked` every resample is ranked anew. Such intervals are too narrow with
-    few families (the calibration shows by how much for single correlations): `swapped` is the test. NaN with fewer than
-    FEWEST_RESAMPLED families or when most resamples have no correlation.
-    """
-    count = int(of.max()) + 1
-    if count < FEWEST_RESAMPLED:
-        return math.nan, math.nan
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)[:, of].astype(float)
-    total = weights.sum(axis=1, keepdims=True)
-    columns = []
-    for values in (x, *y):
-        values = values - values.mean()
-        if ranked:
-            # The mid-rank in a resample: the weight of all that is smaller and half of what is equal (less 1/2).
-            values = weights @ ((values[:, None] < values) + 0.5 * (values[:, None] == values))
-        away = values - (weights * values).sum(axis=1, keepdims=True) / total
-        size = np.sqrt((weights * away**2).sum(axis=1, keepdims=True))
-        # A resample in which a variable is constant has no correlation: only rounding is left of its size.
-        columns.append(away / np.where(size > ROUNDING * np.abs(values).max() * count, size, np.nan))
-    left, own, other = columns
-    differences = (weights * left * (own - other)).sum(axis=1)
-    differences = differences[np.isfinite(differences)]
-    if len(differences) < draws / 2:
-        return math.nan, math.nan
-    return tuple(float(end) for end in np.quantile(differences, (0.025, 0.975)))

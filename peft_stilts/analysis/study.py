@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from peft_stilts.analysis import alignment, calibration, equivalence, pooled, weak_spots
+from peft_stilts.analysis import alignment, calibration, contrasts, equivalence, pooled, weak_spots
 from peft_stilts.analysis.correlation import COEFFICIENTS, DRAWS, FEWEST, correlate, strengths
 from peft_stilts.analysis.families import Families, layout
 from peft_stilts.analysis.responses import CELL, Responses
@@ -91,7 +91,7 @@ def study(
     models = pooled.pooled(responses, similarities, list(similarities.values.columns), excluded)
     say("adapters against full fine-tuning")
     methods, notes = equivalence.methods(responses, stages, families, margin)
-    contrasts = equivalence.contrasts(responses, similarities, families, draws=draws, seed=seed)
+    contrasted = contrasts.contrasts(responses, similarities, families, draws=draws, seed=seed)
     aligned = alignment.alignment(responses, families, draws, seed)
     weak = None
     if runs is not None:
@@ -99,7 +99,7 @@ def study(
         weak = weak_spots.weak_spots(Path(runs), similarities, excluded, draws=draws, seed=seed)
     widest = max(layouts, key=lambda sizes: sum(map(int, sizes.split("+"))))
     return Study(responses, similarities, tuple(excluded), given, told, pd.DataFrame(left_out, columns=LEFT_OUT),
-                 models, methods, contrasts, aligned, weak, known,
+                 models, methods, contrasted, aligned, weak, known,
                  calibration.detectable(known, widest, "spearman"), margin, seed, draws,
                  [*responses.notes, *notes, *(weak.notes if weak else ())])
 

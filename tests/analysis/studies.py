@@ -10,8 +10,9 @@ from scipy import stats
 
 from peft_stilts.analysis.alignment import COLUMNS as ALIGNMENT
 from peft_stilts.analysis.calibration import COLUMNS as CALIBRATION
+from peft_stilts.analysis.contrasts import CONTRASTS
 from peft_stilts.analysis.correlation import COEFFICIENTS
-from peft_stilts.analysis.equivalence import CONTRASTS, METHODS
+from peft_stilts.analysis.equivalence import METHODS
 from peft_stilts.analysis.pooled import COLUMNS as POOLED
 from peft_stilts.analysis.responses import CELL
 from peft_stilts.analysis.study import LEFT_OUT

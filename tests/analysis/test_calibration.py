@@ -1,6 +1,7 @@
 """Calibration: what is drawn is as said, what is shipped is of this program, and promises that are kept."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -83,3 +84,27 @@ def test_reliable_and_detectable_read_the_table():
     assert not calibration.reliable(rows, "2+1+1+1+1", "pearson")
     rows["rejected"] = 0.1
     assert np.isnan(calibration.detectable(rows, "2+1+1+1+1", "pearson"))
+
+
+def test_measures_that_share_their_languages_are_drawn_together_and_none_is_changed_by_another():
+    families = from_layout("4+2+1+1")
+    random = np.random.default_rng(3)
+    values = pd.DataFrame({"whole": random.normal(size=8), "flat": 1.0, "part": random.normal(size=8),
+                           "label": [1.0] * 4 + [0.0] * 4, "few": random.normal(size=8)})
+    values.loc[0, "part"], values.loc[:4, "few"] = np.nan, np.nan
+    found = calibration.of_measures(values, families, simulations=40)
+    assert list(found) == calibration.MEASURED
+    assert list(found["measure"].unique()) == ["whole", "flat", "part", "label"]
+    assert (found[found["measure"] == "flat"]["rejected"] == 0).all()
+    assert set(found[found["measure"] == "part"]["layout"]) == {"3+2+1+1"}
+    alone = calibration.of_measures(values[["label"]], families, simulations=40)
+    assert alone.equals(found[found["measure"] == "label"].reset_index(drop=True))
+
+
+def test_of_contrasts_says_how_often_the_interval_holds():
+    found = calibration.of_contrasts(["3+2+1+1+1+1"], simulations=60)
+    assert list(found) == calibration.CONTRASTED and len(found) == 2 * len(calibration.BETWEEN) * 2
+    ours = found[found["interval"] == "both intervals"]
+    assert ours["coverage"].min() >= 0.88 and ours["coverage"].between(0, 1).all()
+    alike = ours[ours["rho"] == ours["rho_reference"]]
+    assert alike["rejected"].max() <= 0.15
